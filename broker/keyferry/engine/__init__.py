@@ -1,0 +1,17 @@
+"""The only orchestrator: observes, lets the pure core decide, exchanges, commits, publishes, reports."""
+
+from keyferry.engine.core import Engine, EngineSettings
+from keyferry.engine.ports import CredentialSource, Ports, Publisher, Reporter
+from keyferry.engine.status import Event, IdentityStatus, Level
+
+__all__ = [
+    "CredentialSource",
+    "Engine",
+    "EngineSettings",
+    "Event",
+    "IdentityStatus",
+    "Level",
+    "Ports",
+    "Publisher",
+    "Reporter",
+]

@@ -1,0 +1,123 @@
+"""Puts what a provider issued into a record. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from keyferry.errors import AnswerError, Reason, RetryClass
+from keyferry.freshness import RenewalPolicy, renewal_time
+
+if TYPE_CHECKING:
+    from keyferry.model import TokenSet
+    from keyferry.record import Binding, Record, Revocation
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a record needs to know beside the token."""
+
+    spec_hash: str
+    policy: RenewalPolicy
+    draw: float
+    """Random number in [0, 1) for the jitter."""
+    binding: Binding
+    revocation: Revocation
+    source: str
+    idle: float | None
+    """Seconds a refresh token lives unused, where the provider resource says so."""
+    publish: bool = True
+    """False: the token is the login behind an API key, not what is published."""
+
+
+def with_session(record: Record, token: TokenSet, context: Context, *, new_session: bool) -> Record:
+    """Return the record with a token answer taken in: refresh token, access token, times.
+
+    A refresh token is kept even where the access token beside it may not be published.
+    """
+    record = replace(
+        record,
+        source=context.source,
+        binding=context.binding,
+        revocation=context.revocation,
+        generation=record.generation + 1,
+        minimum_remaining=context.policy.minimum_remaining,
+        wrong_subject=False,
+    )
+    if new_session:
+        record = replace(
+            record, session_started_at=token.issued_at, refresh_token=None, refresh_idle=None, refresh_expires_at=None
+        )
+    if token.refresh_token is not None:
+        record = _with_refresh_token(record, token, context.idle)
+    bare = replace(token, refresh_token=None, refresh_expires_at=None)
+    if not context.publish:
+        return replace(record, login=bare)
+    return with_published(record, bare, context) if token.publishable else record
+
+
+def with_published(record: Record, token: TokenSet, context: Context) -> Record:
+    """Return the record with ``token`` as what workloads get from now on."""
+    return replace(
+        record,
+        token=token,
+        revision=record.revision + 1,
+        spec_hash=context.spec_hash,
+        renewal_time=renewal_time(token.issued_at, token.expires_at, context.policy, context.draw),
+        minimum_remaining=context.policy.minimum_remaining,
+        source=context.source,
+        binding=context.binding,
+        revocation=context.revocation,
+    )
+
+
+def _with_refresh_token(record: Record, token: TokenSet, idle: float | None) -> Record:
+    expires_at = token.refresh_expires_at
+    if idle is None and record.refresh_idle is not None:
+        # The first refresh token of a session shows the idle life; a later, shorter one only shows the session's end.
+        idle = record.refresh_idle
+    if idle is None and expires_at is not None:
+        idle = expires_at - token.issued_at
+    return replace(
+        record,
+        refresh_token=token.refresh_token,
+        refresh_issued_at=token.issued_at,
+        refresh_expires_at=expires_at,
+        refresh_idle=idle,
+        refresh_ended="",
+    )
+
+
+def reauthorize_by(record: Record, maximum: float | None) -> float | None:
+    """Return when only a person can go on, as far as is known (Unix seconds)."""
+    if record.refresh_token is None or record.refresh_ended:
+        return None
+    ends = [record.refresh_expires_at] if record.refresh_expires_at is not None else []
+    if maximum is not None:
+        ends.append(record.session_started_at + maximum)
+    return min(ends) if ends else None
+
+
+def check_publishable(token: TokenSet) -> None:
+    """Raise AnswerError for an access token that must not reach a workload."""
+    if not token.publishable:
+        raise AnswerError(
+            f"the provider issued a token that cannot be used: {token.problem}. What was published before stays until it"
+            " expires; change the client's settings at the provider, or the resource."
+        )
+
+
+def check_subject(token: TokenSet, *, subject: str | None, email: str | None) -> None:
+    """Raise AnswerError (WrongSubject) unless the token is the one's that the resource expects."""
+    wanted, found, what = (
+        (subject, token.subject, "subject") if subject else (email, token.email, "verified e-mail address")
+    )
+    if not wanted or wanted == found:
+        return
+    said = f"is of another {what}" if found else f"does not say its {what}"
+    raise AnswerError(
+        f"the token {said} than spec.expectedSubject wants. It was not published and is being revoked; log in as the"
+        " right account, or correct spec.expectedSubject.",
+        reason=Reason.WRONG_SUBJECT,
+        retry=RetryClass.NEEDS_PERSON,
+    )

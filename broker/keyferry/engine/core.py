@@ -1,0 +1,373 @@
+"""The engine: which identity is worked on when, and what follows from how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from keyferry.engine.chain import IdentityChain
+from keyferry.engine.desk import Desk
+from keyferry.engine.provider import Drivers
+from keyferry.engine.roster import Roster
+from keyferry.engine.status import Event, IdentityStatus, Level
+from keyferry.engine.undertaker import Undertaker
+from keyferry.engine.worker import Worker
+from keyferry.errors import KeyferryError, Reason
+from keyferry.scheduler import Agenda, Queue
+from keyferry.spec.identity import DeletionPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+    from typing import Any
+
+    from keyferry.engine.credentials import Reference
+    from keyferry.engine.entry import Entry, ProviderKey
+    from keyferry.engine.ports import Ports
+    from keyferry.ledger import Checkpoint
+    from keyferry.model import ObjectKey
+    from keyferry.record import Versioned
+    from keyferry.spec.resources import IdentityResource, ProviderResource
+
+log = logging.getLogger(__name__)
+
+LONGEST_SLEEP: Final = 30.0
+"""Seconds after which the wall clock is read again: it may have jumped, or the machine have slept."""
+RENEW_INTERVAL: Final = 60.0
+"""Seconds between renewals on demand of one identity."""
+CHECKS_AT_ONCE: Final = 32
+UNEXPECTED_WAIT: Final = 60.0
+"""Seconds after which a turn that met a defect of ours is tried again."""
+DRAIN: Final = 60.0
+"""Seconds that exchanges under way are given to finish when the engine stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How an engine behaves; the defaults are right for people."""
+
+    holder: str
+    suspend_all: bool = False
+    """Start without exchanging anything (after a restore)."""
+    renew_interval: float = RENEW_INTERVAL
+    drain: float = DRAIN
+
+
+class Engine:
+    """Keeps the tokens of all declared identities fresh. Everything runs in one event loop."""
+
+    def __init__(self, ports: Ports, settings: EngineSettings, *, checkpoint: Checkpoint | None = None) -> None:
+        self._ports = ports
+        self._settings = settings
+        self._drivers = Drivers(ports)
+        self.roster = Roster(ports, self._drivers)
+        self._chain = IdentityChain(ports, self.roster, self._nudge)
+        self._desk = Desk(ports, settings.holder, self._chain, checkpoint)
+        self._undertaker = Undertaker(ports, self._drivers, self._chain)
+        self._agenda = Agenda()
+        self._queue = Queue()
+        self.exchange_seconds: Callable[[str, float], None] = lambda _provider, _seconds: None
+        """Observes how long a request took; for metrics."""
+        self._worker = Worker(
+            ports,
+            self.roster,
+            self._desk,
+            self._chain,
+            self._agenda,
+            self._queue,
+            suspend_all=settings.suspend_all,
+            observe_seconds=lambda provider, seconds: self.exchange_seconds(provider, seconds),
+        )
+        self.open_claims: set[str] = set()
+        """Attempt ids of the claims that were open when the engine started."""
+        self._revoking: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._checking = 0
+        self._started = False
+        self._stopping = False
+        self._watchers: set[asyncio.Event] = set()
+
+    # --- what is declared ---------------------------------------------------------------------------------------------
+
+    def declare_provider(self, resource: ProviderResource) -> None:
+        """Take in a new or changed provider, and look at the identities that use it."""
+        self._look_at(self.roster.declare_provider(resource), waive=True)
+
+    def drop_provider(self, key: ProviderKey) -> None:
+        """Forget a provider."""
+        self._look_at(self.roster.drop_provider(key))
+
+    def declare_identity(self, resource: IdentityResource) -> None:
+        """Take in a new or changed identity; a change waives its backoff."""
+        known = self.roster.entries.get(resource.key)
+        if known is not None and known.resource.spec == resource.spec:
+            known.resource = resource
+            return
+        entry = self.roster.declare_identity(resource)
+        self._look_at({entry.key}, waive=True)
+
+    async def drop_identity(self, key: ObjectKey) -> None:
+        """Let an identity go: bury its private state as an order to revoke, and withdraw its files."""
+        entry = self.roster.drop_identity(key)
+        self._agenda.discard(key)
+        self._queue.discard(key)
+        self._ports.reporter.forget(key)
+        if entry is None:
+            return
+        while entry.busy:  # a spend under way is finished, so that what it brings is revoked as well
+            await self._ports.clock.sleep(0.05)
+        await self._let_go(key, entry.resource.spec.deletion_policy)
+
+    async def let_go_record(self, held: Versioned) -> None:
+        """Let an identity go of which only the record is left."""
+        order = held.record.revocation
+        policy = DeletionPolicy(order.policy) if order is not None else DeletionPolicy.DELETE
+        await self._let_go(held.record.key, policy)
+
+    def credentials_changed(self, references: Iterable[Reference]) -> None:
+        """Wake exactly the identities that use a changed Secret or ConfigMap; their backoff is waived."""
+        for reference in references:
+            self._look_at(self.roster.users_of(reference), waive=True)
+
+    # --- what people ask for ------------------------------------------------------------------------------------------
+
+    def renew(self, key: ObjectKey) -> float:
+        """Renew now; return 0, or for how many seconds that is still refused (once a minute at most)."""
+        entry = self.roster.entries[key]
+        now = self._ports.clock.monotonic()
+        wait = entry.last_renewal + self._settings.renew_interval - now
+        if wait > 0:
+            return wait
+        entry.last_renewal = now
+        entry.renew = True
+        self._look_at({key}, waive=True)
+        return 0.0
+
+    def want(self, key: ObjectKey, minimum_remaining: float) -> None:
+        """Ask for a token that lives for at least so many seconds more; renews at a bounded rate."""
+        entry = self.roster.entries[key]
+        left = entry.expiration_time - self._ports.clock.now()
+        now = self._ports.clock.monotonic()
+        if left >= minimum_remaining or now - entry.last_renewal < self._settings.renew_interval:
+            return
+        entry.last_renewal = now
+        entry.wanted_remaining = minimum_remaining
+        self._look_at({key})
+
+    def republish(self, key: ObjectKey) -> None:
+        """Look at an identity whose files are missing or changed."""
+        self._look_at({key})
+
+    def status(self, key: ObjectKey) -> IdentityStatus:
+        """Return the status of one identity. Raises KeyError."""
+        return self._status(self.roster.entries[key])
+
+    def statuses(self) -> list[IdentityStatus]:
+        """Return the status of every identity, by namespace and name."""
+        return [self._status(self.roster.entries[key]) for key in sorted(self.roster.entries)]
+
+    async def wait_for(self, key: ObjectKey, done: Callable[[IdentityStatus], bool], timeout: float) -> bool:
+        """Wait until an identity's status satisfies ``done``; False when ``timeout`` seconds passed first."""
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            async with asyncio.timeout(timeout):
+                while key not in self.roster.entries or not done(self.status(key)):
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            return False
+        finally:
+            self._watchers.discard(changed)
+        return True
+
+    def queue_depth(self) -> int:
+        """How many identities wait for an exchange."""
+        return len(self._queue)
+
+    def lanes(self) -> dict[str, Any]:
+        """Return the providers' lanes by name; for metrics."""
+        return {provider.lane_name: provider.lane for provider in self.roster.providers.values()}
+
+    # --- the work -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> list[Versioned]:
+        """Rebuild the schedule from what is stored, without an exchange and without a write.
+
+        Returns the records of which no identity is declared. Raises StoreError.
+        """
+        for key, failure in (await self._ports.reporter.failures()).items():
+            entry = self.roster.entries.get(key)
+            if entry is not None:
+                entry.failure = failure
+                entry.failure_kept = True
+        unknown: list[Versioned] = []
+        seen: set[ObjectKey] = set()
+        async for held in self._ports.store.records():
+            entry = self.roster.entries.get(held.record.key)
+            if entry is None:
+                unknown.append(held)
+                continue
+            seen.add(entry.key)
+            if held.record.claim is not None:
+                self.open_claims.add(held.record.claim.attempt_id)
+            await self._worker.take_up(entry, held)
+        await self._undertaker.load()
+        self._started = True
+        for key in self.roster.entries.keys() - seen:
+            self._agenda.put(key, 0.0)
+        return unknown
+
+    async def run(self) -> None:
+        """Work until ``stop`` is called, then finish what is under way."""
+        while not self._stopping:
+            self._wake.clear()
+            self._start_checks()
+            self._start_exchanges()
+            self._start_revocations()
+            timeout = self._pause()
+            if timeout > 0:
+                await self._sleep(timeout)
+        await self._drain()
+
+    def stop(self) -> None:
+        """Start nothing new; ``run`` returns when spends and commits under way are done."""
+        self._stopping = True
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._drivers.close()
+
+    def _look_at(self, keys: Iterable[ObjectKey], *, waive: bool = False) -> None:
+        """Put identities on the agenda for now."""
+        if not self._started:
+            return
+        for key in keys:
+            entry = self.roster.entries.get(key)
+            if entry is None:
+                continue
+            if waive:
+                entry.failure = None
+                entry.publish_failure = None
+            if entry.busy:
+                entry.again = True
+            else:
+                self._agenda.put(key, 0.0)
+        self._wake.set()
+
+    def _nudge(self, key: ObjectKey) -> None:
+        self._look_at({key})
+
+    def _start_checks(self) -> None:
+        now = self._ports.clock.now()
+        while self._checking < CHECKS_AT_ONCE:
+            key = self._agenda.pop_due(now)
+            if key is None:
+                return
+            entry = self.roster.entries.get(key)
+            if entry is None or entry.busy or key in self._queue:
+                continue
+            entry.busy = True
+            self._checking += 1
+            self._spawn(self._worker.check(entry), entry, checking=True)
+
+    def _start_exchanges(self) -> None:
+        lanes = {provider.lane_name: provider.lane for provider in self.roster.providers.values()}
+        while True:
+            taken = self._queue.take(lanes, self._ports.clock.monotonic())
+            if taken is None:
+                return
+            entry = self.roster.entries.get(taken[1])
+            if entry is None or entry.busy:
+                lanes[taken[0]].finish()
+                continue
+            entry.busy = True
+            self._spawn(self._worker.exchange(entry, lanes[taken[0]].finish), entry, checking=False)
+
+    def _start_revocations(self) -> None:
+        due = self._undertaker.next_time() <= self._ports.clock.now()
+        if due and not self._settings.suspend_all and (self._revoking is None or self._revoking.done()):
+            self._revoking = asyncio.create_task(self._undertaker.work())
+            self._revoking.add_done_callback(lambda _task: self._wake.set())
+            self._keep_task(self._revoking)
+
+    def _pause(self) -> float:
+        clock = self._ports.clock
+        lanes = {provider.lane_name: provider.lane for provider in self.roster.providers.values()}
+        waits = [LONGEST_SLEEP, self._queue.next_wait(lanes, clock.monotonic())]
+        if self._revoking is None or self._revoking.done():
+            waits.append(self._undertaker.next_time() - clock.now())
+        if self._checking < CHECKS_AT_ONCE:
+            waits.append(self._agenda.next_time() - clock.now())
+        return min(waits)
+
+    async def _sleep(self, seconds: float) -> None:
+        sleeping = asyncio.ensure_future(self._ports.clock.sleep(seconds))
+        waking = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            waking.cancel()
+
+    async def _drain(self) -> None:
+        """Let spends and commits finish; what takes longer stays in the ledger for the next process."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=self._settings.drain)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=1)
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None], entry: Entry, *, checking: bool) -> None:
+        task = asyncio.create_task(self._guard(work, entry, checking=checking))
+        self._keep_task(task)
+
+    def _keep_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None], entry: Entry, *, checking: bool) -> None:
+        """Run one identity's turn; a defect of ours costs that identity a minute, and nobody else anything."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - the last line of defence
+            # The message of an unexpected error may hold anything, so its type and place must do.
+            place = "".join(traceback.format_tb(error.__traceback__)[-3:])
+            log.error("unexpected %s while working on %s\n%s", type(error).__name__, entry.key, place)  # noqa: TRY400
+            self._agenda.put(entry.key, self._ports.clock.now() + UNEXPECTED_WAIT)
+        finally:
+            entry.busy = False
+            self._checking -= checking
+            if entry.again:
+                entry.again = False
+                self._agenda.put(entry.key, 0.0)
+            for watcher in self._watchers:
+                watcher.set()
+            self._wake.set()
+
+    async def _let_go(self, key: ObjectKey, policy: DeletionPolicy) -> None:
+        """Bury the record, then withdraw the files; Retain leaves them, with nobody to renew them."""
+        held = await self._ports.store.read(key)
+        if held is not None:
+            buried = replace(held, record=replace(held.record, buried_at=self._ports.clock.now()))
+            await self._ports.store.bury(buried)
+            self._undertaker.add(buried)
+        if policy is not DeletionPolicy.RETAIN:
+            try:
+                await self._ports.publisher.withdraw(key)
+            except KeyferryError as error:
+                self._ports.reporter.event(Event(Level.WARNING, "withdraw_failed", error.reason, error.message, key))
+        await self._ports.reporter.remember(key, None)
+        self._ports.reporter.event(Event(Level.INFO, "removed", Reason.ISSUED, f"ServiceIdentity {key} is gone", key))
+        self._wake.set()
+
+    def _status(self, entry: Entry) -> IdentityStatus:
+        reason, message = entry.reported or (Reason.PENDING, "")
+        return entry.status(reason, message)

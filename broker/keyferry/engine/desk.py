@@ -1,0 +1,235 @@
+"""The I/O of one identity's step: observe, exchange, publish. What to do was decided elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from keyferry.doubt import DoubtPolicy, settle_time
+from keyferry.engine.credentials import named_keys
+from keyferry.engine.exchange import OAuthExchanger
+from keyferry.engine.job import REFRESHING, Job
+from keyferry.engine.tiled import TiledExchanger
+from keyferry.errors import CredentialError, ResourceError
+from keyferry.ledger import Ledger
+from keyferry.plan import Observed, PublishedState, is_behind
+from keyferry.publication import Publication
+from keyferry.record import Claim, Versioned
+from keyferry.render import Delivery, RenderInput, render
+from keyferry.spec.grant import GrantType
+from keyferry.spec.provider import InDoubt, ProviderType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyferry.engine.clients import IdentityTokens
+    from keyferry.engine.entry import Entry
+    from keyferry.engine.ports import Ports
+    from keyferry.engine.provider import Channel, Provider
+    from keyferry.ledger import Checkpoint
+    from keyferry.plan import Failure
+    from keyferry.publication import Published
+    from keyferry.record import Record
+
+PUBLISHING_AT_ONCE: Final = 16
+
+
+class Desk:
+    """Works on one identity at a time, for as many identities as the engine gives it."""
+
+    def __init__(self, ports: Ports, holder: str, tokens: IdentityTokens, checkpoint: Checkpoint | None) -> None:
+        self._ports = ports
+        self._checkpoint = checkpoint or (lambda _step: None)
+        ledger = Ledger(ports.store, ports.escrow, ports.clock, holder=holder, checkpoint=self._checkpoint)
+        self._oauth = OAuthExchanger(ports, ledger, tokens)
+        self._tiled = TiledExchanger(ports)
+        self._publishing = asyncio.Semaphore(PUBLISHING_AT_ONCE)
+
+    async def observe(
+        self, entry: Entry, provider: Provider | None, *, suspended: bool
+    ) -> tuple[Observed, Versioned | None]:
+        """Gather what the plan looks at. Raises StoreError and PublishError."""
+        held = await self._ports.store.read(entry.key)
+        published = await self._ports.publisher.observe(entry.key)
+        return self.facts(entry, provider, held, published, suspended=suspended), held
+
+    def facts(
+        self,
+        entry: Entry,
+        provider: Provider | None,
+        held: Versioned | None,
+        published: Published | None,
+        *,
+        suspended: bool,
+    ) -> Observed:
+        """Put together what was gathered."""
+        record = held.record if held is not None else None
+        settled, settles_at = self._settled(entry, record.claim if record is not None else None)
+        return Observed(
+            uid=entry.uid,
+            origin=self._ports.store.origin,
+            spec_hash=entry.spec_hash,
+            files_hash=entry.files_hash,
+            grant_refreshes=entry.resource.spec.grant.type in REFRESHING,
+            record=record,
+            published=_state(published),
+            failure=entry.failure,
+            suspended=suspended or entry.resource.spec.suspend,
+            renew_requested=entry.renew,
+            wanted_remaining=entry.wanted_remaining,
+            doubt=_doubt_policy(entry, provider),
+            claim_settled=settled,
+            claim_settles_at=settles_at,
+            publish_failed=_still_failing(entry.publish_failure, self._ports.clock.now()),
+        )
+
+    async def exchange(
+        self,
+        entry: Entry,
+        provider: Provider,
+        channel: Channel,
+        observed: Observed,
+        held: Versioned | None,
+        note: Callable[[str], None],
+    ) -> Versioned:
+        """Get the next token and commit it. Raises KeyferryErrors."""
+        job = Job(
+            resource=entry.resource,
+            uid=entry.uid,
+            provider=provider,
+            way=channel,
+            ports=self._ports,
+            observed=observed,
+            held=held,
+            cause=await self.cause(entry, provider),
+            note=note,
+        )
+        if is_behind(observed):
+            await self._catch_up(job)
+        match provider.resource.spec.type:
+            case ProviderType.OAUTH:
+                return await self._oauth.perform(job)
+            case ProviderType.TILED:
+                return await self._tiled.perform(job)
+            case _:
+                raise ResourceError(f"{provider.name}: providers of its type are not supported by this version")
+
+    async def recover(
+        self, entry: Entry, provider: Provider, held: Versioned, note: Callable[[str], None]
+    ) -> Versioned | None:
+        """Commit an answer that arrived before a crash, where there is one."""
+        observed = self.facts(entry, provider, held, None, suspended=False)
+        job = Job(entry.resource, entry.uid, provider, None, self._ports, observed, held, "", note)
+        return await self._oauth.recover(job)
+
+    async def publish(self, entry: Entry, provider: Provider, record: Record) -> None:
+        """Write the record's token for the workloads. Raises PublishError and ResourceError."""
+        token = record.token
+        if token is None:
+            return
+        spec = provider.resource.spec
+        api_key = bool(record.api_keys) and spec.type is ProviderType.TILED
+        given = RenderInput(
+            token=token,
+            revision=record.revision,
+            provider_url=spec.tiled.url if spec.tiled is not None else token.issuer,
+            api_key=api_key,
+            delivery=Delivery.DIRECTORY,
+        )
+        publication = Publication(
+            key=entry.key,
+            uid=record.uid,
+            revision=record.revision,
+            generation=record.generation,
+            issued_at=token.issued_at,
+            expires_at=token.expires_at,
+            spec_hash=record.spec_hash,
+            files_hash=entry.files_hash,
+            files=render(entry.resource.spec.target.files, given),
+        )
+        async with self._publishing:
+            self._checkpoint("publish")
+            await self._ports.publisher.publish(publication)
+            self._checkpoint("published")
+
+    async def cause(self, entry: Entry, provider: Provider | None) -> str:
+        """Return a fingerprint of the spec and of every credential that it and its provider point to."""
+        mac = hmac.new(self._ports.store.digest_key, entry.spec_hash.encode(), hashlib.sha256)
+        places: list[tuple[str, str, str]] = [
+            (entry.key.namespace, name, key) for name, key in named_keys(entry.resource.spec)
+        ]
+        if provider is not None:
+            namespace = provider.resource.key.namespace
+            places += [(namespace, name, key) for name, key in named_keys(provider.resource.spec)]
+        for namespace, name, key in sorted(places):
+            try:
+                content = await self._ports.credentials.secret(namespace, name, key)
+            except CredentialError:
+                content = b""
+            mac.update(f"\0{namespace}/{name}/{key}\0".encode() + hashlib.sha256(content).digest())
+        return mac.hexdigest()[:32]
+
+    async def _catch_up(self, job: Job) -> None:
+        """Admit that the private state is older than what it published: its refresh token may be spent."""
+        held, published = job.held, job.observed.published
+        if held is None or published is None:
+            return
+        record = held.record
+        claim = record.claim
+        if claim is None and record.refresh_token is not None and not record.refresh_ended and job.refreshes:
+            claim = Claim(
+                digest=record.refresh_token.fingerprint(self._ports.store.digest_key),
+                attempt_id=f"restored-{secrets.token_hex(8)}",
+                attempt=1,
+                holder="restored",
+                claimed_at=0.0,
+                deadline=0.0,
+            )
+        caught_up = replace(
+            record,
+            claim=claim,
+            generation=max(record.generation, published.generation),
+            revision=max(record.revision, published.revision),
+        )
+        await self._ports.store.replace(held, caught_up)
+        await job.reread()
+        job.note("the private state is older than the published files: it was restored or copied")
+
+    def _settled(self, entry: Entry, claim: Claim | None) -> tuple[bool, float]:
+        if claim is None or claim.attempt_id == entry.claim_finished or claim.holder == "restored":
+            return True, 0.0
+        age = entry.claim_age(claim, self._ports.clock.monotonic())
+        wait = settle_time(claim, holder_gone=self._ports.store.holder_is_gone(claim.holder)) - age
+        return wait <= 0, self._ports.clock.now() + max(0.0, wait)
+
+
+def _still_failing(failure: Failure | None, now: float) -> bool:
+    return failure is not None and failure.next_attempt > now
+
+
+def _state(published: Published | None) -> PublishedState | None:
+    if published is None:
+        return None
+    return PublishedState(
+        published.uid, published.revision, published.generation, published.files_hash, published.intact
+    )
+
+
+def _doubt_policy(entry: Entry, provider: Provider | None) -> DoubtPolicy:
+    can_login = entry.resource.spec.grant.type is not GrantType.REFRESH_TOKEN
+    if provider is None:
+        return DoubtPolicy(can_login=can_login)
+    spec = provider.resource.spec
+    if spec.oauth is None:
+        return DoubtPolicy(can_login=can_login, deadline=spec.limits.timeout)
+    tokens = spec.oauth.refresh_tokens
+    return DoubtPolicy(
+        reuse_window=tokens.reuse_window,
+        replay_once=tokens.in_doubt is InDoubt.REPLAY_ONCE,
+        can_login=can_login,
+        deadline=spec.limits.timeout,
+    )

@@ -1,0 +1,105 @@
+"""What the engine keeps in memory of one identity: little, since there may be 10,000 of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keyferry.engine.apply import reauthorize_by
+from keyferry.engine.status import IdentityStatus
+from keyferry.errors import Reason
+
+if TYPE_CHECKING:
+    from keyferry.errors import KeyferryError
+    from keyferry.model import ObjectKey
+    from keyferry.plan import Failure
+    from keyferry.record import Claim, Record
+    from keyferry.spec.resources import IdentityResource
+
+ProviderKey = tuple[str, "ObjectKey"]
+"""Kind, and namespace with name."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One identity that the engine looks after."""
+
+    resource: IdentityResource
+    uid: str
+    provider_key: ProviderKey
+    spec_hash: str
+    files_hash: str
+    refusal: KeyferryError | None = None
+    """Why the resource cannot be used as it is written; what is published stays."""
+    failure: Failure | None = None
+    failure_checked: bool = False
+    """Whether the failure's cause was compared with the credentials as they are now."""
+    failure_kept: bool = False
+    """Whether a failure is stored, and must be cleared there once it is over."""
+    publish_failure: Failure | None = None
+    """Files that could not be written; apart from the other, since a renewal does not wait for a disk."""
+    busy: bool = False
+    again: bool = False
+    """Something changed while it was busy."""
+    renew: bool = False
+    """Somebody asked for a renewal."""
+    wanted_remaining: float = 0.0
+    recovered: str = ""
+    """Attempt id of the last open claim whose escrow was looked for."""
+    revision: int = 0
+    issue_time: float = 0.0
+    expiration_time: float = 0.0
+    renewal_time: float = 0.0
+    reauthorize_by: float | None = None
+    claim_seen: tuple[str, float] | None = None
+    """Attempt id of an open claim, and when (monotonic) it was first seen."""
+    claim_finished: str = ""
+    """Attempt id of an open claim whose request this process itself has given up."""
+    last_renewal: float = -math.inf
+    """When (monotonic) the last renewal on demand was begun."""
+    reported: tuple[Reason, str] | None = None
+
+    @property
+    def key(self) -> ObjectKey:
+        """Namespace and name."""
+        return self.resource.key
+
+    def take(self, record: Record | None, maximum: float | None) -> None:
+        """Note the times of a record."""
+        if record is None or record.token is None:
+            return
+        self.revision = record.revision
+        self.issue_time = record.token.issued_at
+        self.expiration_time = record.token.expires_at
+        self.renewal_time = record.renewal_time
+        self.reauthorize_by = reauthorize_by(record, maximum)
+
+    def claim_age(self, claim: Claim, now: float) -> float:
+        """Return for how long (seconds, monotonic) this process has been looking at an open claim."""
+        if self.claim_seen is None or self.claim_seen[0] != claim.attempt_id:
+            self.claim_seen = (claim.attempt_id, now)
+        return now - self.claim_seen[1]
+
+    def status(self, reason: Reason, message: str) -> IdentityStatus:
+        """Return the status as people see it."""
+        failure = self.failure or self.publish_failure
+        next_attempt = failure.next_attempt if failure is not None else None
+        spec = self.resource.spec
+        return IdentityStatus(
+            key=self.key,
+            provider=spec.provider_ref.name,
+            grant=spec.grant.type.value,
+            reason=reason,
+            message=message,
+            retry=failure.retry if failure is not None else (self.refusal.retry if self.refusal is not None else None),
+            revision=self.revision,
+            issue_time=self.issue_time or None,
+            expiration_time=self.expiration_time or None,
+            renewal_time=self.renewal_time or None,
+            next_attempt_time=next_attempt if next_attempt is not None and math.isfinite(next_attempt) else None,
+            reauthorize_by_time=self.reauthorize_by,
+            failure_count=failure.count if failure is not None else 0,
+            error_code=failure.code if failure is not None else "",
+            busy=self.busy,
+        )

@@ -1,0 +1,330 @@
+"""Gets a token from an OAuth provider, by the way that the plan picked, and commits it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from keyferry.client_auth import NoAuthentication
+from keyferry.engine.clients import JWT_TYPE, client_candidates, subject_token, value
+from keyferry.engine.job import Outcome, check_binding, needs_seed
+from keyferry.errors import AnswerError, CredentialError, KeyferryError, Reason, Refused, ResourceError, RetryClass
+from keyferry.grants import GRANTS
+from keyferry.grants.inputs import GrantInputs
+from keyferry.grants.rfc6749_refresh_token import refresh
+from keyferry.io.http import drive
+from keyferry.ledger import Spend
+from keyferry.plan import Route, route
+from keyferry.providers.revocation import TokenTypeHint, revoke
+from keyferry.record import Binding, Record, Versioned
+from keyferry.spec.grant import ACCESS_TOKEN_TYPE, GrantType
+from keyferry.spec.provider import Rotation
+
+if TYPE_CHECKING:
+    from keyferry.client_auth import ClientAuth
+    from keyferry.engine.apply import Context
+    from keyferry.engine.clients import IdentityTokens
+    from keyferry.engine.credentials import CredentialReader
+    from keyferry.engine.job import Job
+    from keyferry.engine.ports import Ports
+    from keyferry.grants.inputs import SubjectToken
+    from keyferry.ledger import Ledger
+    from keyferry.model import Exchange, TokenSet
+    from keyferry.providers.metadata import ProviderMetadata
+    from keyferry.secret import SecretValue
+    from keyferry.spec.common import Subject
+    from keyferry.spec.provider import Client, OAuthProvider
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """All that one try with one client candidate needs."""
+
+    job: Job
+    oauth: OAuthProvider
+    metadata: ProviderMetadata
+    client: ClientAuth
+    inputs: GrantInputs
+    context: Context
+
+
+class OAuthExchanger:
+    """Performs exchanges with OAuth and OpenID Connect providers."""
+
+    def __init__(self, ports: Ports, ledger: Ledger, tokens: IdentityTokens) -> None:
+        self._ports = ports
+        self._ledger = ledger
+        self._tokens = tokens
+        self._in_flight: dict[tuple[str, ...], asyncio.Future[TokenSet]] = {}
+        self._accepted: dict[tuple[str, str], int] = {}
+
+    async def perform(self, job: Job) -> Versioned:
+        """Return the record with the new token committed. Raises KeyferryErrors."""
+        oauth = job.provider.resource.spec.oauth
+        if oauth is None:
+            raise ResourceError(f"{job.provider.name} is no OAuth provider")
+        metadata = await job.provider.oauth(job.channel)
+        clients = await self._clients(job, oauth, metadata)
+        # The secret that was accepted last goes first, so that a half-done rotation costs no refusal each time.
+        start = min(self._accepted.get((job.provider.name, clients[0].client_id), 0), len(clients) - 1)
+        order = [*range(start, len(clients)), *range(start)]
+        for index in order:
+            client = clients[index]
+            try:
+                committed = await self._by_route(await self._attempt(job, oauth, metadata, client))
+            except Refused as error:
+                if error.reason is not Reason.CLIENT_REJECTED or index == order[-1]:
+                    raise
+                await job.reread()
+            else:
+                self._accepted[job.provider.name, client.client_id] = index
+                return committed
+        raise AssertionError("unreachable: the last candidate returns or raises")
+
+    async def recover(self, job: Job) -> Versioned | None:
+        """Commit an answer that had arrived before a crash; needs neither the provider nor any secret."""
+        held = job.held
+        if held is None or held.record.claim is None or held.record.binding is None:
+            return None
+        oauth = job.provider.resource.spec.oauth
+        if oauth is None:
+            return None
+        bound = held.record.binding
+        inputs = GrantInputs(
+            token_endpoint="",
+            issuer=bound.issuer,
+            client=NoAuthentication(bound.client_id),
+            started_at=0.0,
+            scopes=job.spec.scopes,
+            assumed_lifetime=oauth.lifetime.assumed,
+            maximum_lifetime=oauth.lifetime.maximum,
+        )
+        token = held.record.refresh_token
+        if token is None:
+            return None
+        context = job.context(bound, oauth.refresh_tokens.idle)
+        outcome = Outcome(job, context, new_session=held.record.generation == 0)
+        committed = await self._ledger.recover(
+            held,
+            lambda started: self._refresh(replace(inputs, started_at=started), held.record, token, one_time=True),
+            outcome.apply,
+        )
+        outcome.check()
+        return committed
+
+    async def _by_route(self, attempt: _Attempt) -> Versioned:
+        job = attempt.job
+        seed = await self._seed(job)
+        digest = seed.fingerprint(self._ports.store.digest_key) if seed is not None else None
+        observed = job.observed
+        way = route(observed, seed=digest, can_login=job.can_login, now=self._ports.clock.now())
+        if way in (Route.REFRESH, Route.REPLAY):
+            check_binding(observed.record, attempt.context.binding)
+        if way is Route.SEED and seed is not None and digest is not None:
+            return await self._plant(attempt, seed, digest)
+        if way is Route.REFRESH or way is Route.REPLAY:
+            held = job.held
+            token = held.record.refresh_token if held is not None else None
+            if held is None or token is None:
+                raise ResourceError("the private state lost its refresh token")
+            try:
+                return await self._spend(attempt, held, token, attempt_no=2 if way is Route.REPLAY else 1)
+            except Refused as error:
+                if not (job.can_login and error.retry is RetryClass.NEEDS_PERSON):
+                    raise
+                # The session ended, and the grant can begin another.
+                await job.reread()
+        elif way is Route.ASK:
+            raise needs_seed(job)
+        return await self._obtain(attempt)
+
+    async def _plant(self, attempt: _Attempt, seed: SecretValue, digest: str) -> Versioned:
+        """Begin a chain of refresh tokens with the one that a person gave, unless somebody did already."""
+        job = attempt.job
+        owner = await self._ports.store.tombstone(digest, job.uid)
+        if owner != job.uid:
+            raise CredentialError(
+                f"the refresh token given to ServiceIdentity {job.key} was used before, by another identity or by an"
+                " earlier one of this name; it was not sent. A refresh token seeds one identity once: obtain a new one"
+                " and put it into the Secret.",
+                reason=Reason.SEED_ALREADY_USED,
+                retry=RetryClass.NEEDS_PERSON,
+            )
+        held = await job.ensure_record()
+        planted = replace(
+            held.record,
+            seed=digest,
+            refresh_token=seed,
+            refresh_issued_at=self._ports.clock.now(),
+            refresh_expires_at=None,
+            refresh_idle=None,
+            refresh_ended="",
+            claim=None,
+            binding=attempt.context.binding,
+            revocation=attempt.context.revocation,
+            source=attempt.context.source,
+            generation=held.record.generation,
+        )
+        return await self._spend(attempt, replace(held, record=planted), seed, attempt_no=1, new_session=True)
+
+    async def _spend(
+        self, attempt: _Attempt, held: Versioned, token: SecretValue, *, attempt_no: int, new_session: bool = False
+    ) -> Versioned:
+        """Refresh: through the ledger where the provider may rotate, simply where the resource says it does not."""
+        job = attempt.job
+        reusable = attempt.oauth.refresh_tokens.rotation is Rotation.REUSABLE
+        outcome = Outcome(job, attempt.context, new_session=new_session)
+
+        def begin(started: float) -> Exchange:
+            return self._refresh(replace(attempt.inputs, started_at=started), held.record, token, one_time=not reusable)
+
+        await job.channel.ready()
+        if reusable:
+            issued = await drive(begin(self._ports.clock.now()), job.channel.send)
+            committed = await self._ports.store.replace(held, outcome.apply(held.record, issued))
+        else:
+            spend = Spend(
+                token=token,
+                begin=begin,
+                apply=outcome.apply,
+                send=job.channel.send,
+                deadline=job.provider.resource.spec.limits.timeout,
+                attempt=attempt_no,
+            )
+            committed = await self._ledger.spend(held, spend)
+        return await self._accept(attempt, outcome, committed)
+
+    async def _obtain(self, attempt: _Attempt) -> Versioned:
+        """Make the grant's own request; equal ones in flight are one."""
+        job = attempt.job
+        issued = await self._shared(attempt) if not job.refreshes else await self._request(attempt)
+        held = await job.ensure_record()
+        outcome = Outcome(job, attempt.context, new_session=True)
+        record = replace(outcome.apply(held.record, issued), claim=None)
+        committed = await self._ports.store.replace(held, record)
+        return await self._accept(attempt, outcome, committed)
+
+    async def _accept(self, attempt: _Attempt, outcome: Outcome, committed: Versioned) -> Versioned:
+        try:
+            outcome.check()
+        except AnswerError as error:
+            if error.reason is Reason.WRONG_SUBJECT and outcome.issued is not None:
+                await self._revoke_foreign(attempt, outcome.issued)
+            raise
+        return committed
+
+    async def _revoke_foreign(self, attempt: _Attempt, issued: TokenSet) -> None:
+        """Revoke a token that turned out to be somebody else's; the refusal is reported whatever comes of it."""
+        endpoint = attempt.metadata.revocation_endpoint
+        if not endpoint:
+            return
+        credentials: tuple[tuple[SecretValue | None, TokenTypeHint], ...] = (
+            (issued.refresh_token, "refresh_token"),
+            (issued.access_token, "access_token"),
+        )
+        for token, hint in credentials:
+            if token is None:
+                continue
+            try:
+                now = self._ports.clock.now()
+                await drive(revoke(endpoint, attempt.client, token, hint, now), attempt.job.channel.send)
+            except KeyferryError as error:
+                attempt.job.note(f"a token of the wrong subject could not be revoked: {error.message}")
+
+    async def _shared(self, attempt: _Attempt) -> TokenSet:
+        job = attempt.job
+        flight = (job.provider.name, job.key.namespace, job.observed.spec_hash, attempt.client.client_id, job.cause)
+        running = self._in_flight.get(flight)
+        if running is not None:
+            return await asyncio.shield(running)
+        future: asyncio.Future[TokenSet] = asyncio.get_running_loop().create_future()
+        self._in_flight[flight] = future
+        try:
+            issued = await self._request(attempt)
+        except BaseException as error:
+            if isinstance(error, KeyferryError):
+                future.set_exception(error)
+                future.exception()  # whoever waits sees it; nobody waiting is no defect
+            else:
+                future.cancel()
+            raise
+        else:
+            future.set_result(issued)
+            return issued
+        finally:
+            del self._in_flight[flight]
+
+    async def _request(self, attempt: _Attempt) -> TokenSet:
+        await attempt.job.channel.ready()
+        inputs = replace(attempt.inputs, started_at=self._ports.clock.now())
+        return await drive(GRANTS[attempt.job.spec.grant.type](inputs), attempt.job.channel.send)
+
+    def _refresh(self, inputs: GrantInputs, record: Record, token: SecretValue, *, one_time: bool) -> Exchange:
+        return refresh(
+            inputs,
+            token,
+            one_time=one_time,
+            previous_scope=record.token.scope if record.token is not None else "",
+            refresh_expires_at=record.refresh_expires_at,
+        )
+
+    async def _seed(self, job: Job) -> SecretValue | None:
+        grant = job.spec.grant
+        if grant.type is not GrantType.REFRESH_TOKEN or grant.refresh_token is None:
+            return None
+        return await value(job.identity_reader(), grant.refresh_token.from_)
+
+    async def _clients(self, job: Job, oauth: OAuthProvider, metadata: ProviderMetadata) -> list[ClientAuth]:
+        own: Client | None = job.spec.client
+        reader = job.provider.reader() if own is None else job.identity_reader()
+        return await client_candidates(own or oauth.client, reader, metadata.issuer, self._tokens, job.key)
+
+    async def _attempt(
+        self, job: Job, oauth: OAuthProvider, metadata: ProviderMetadata, client: ClientAuth
+    ) -> _Attempt:
+        spec = job.spec
+        metadata = metadata.for_client(client)
+        reader = job.identity_reader()
+        inputs = GrantInputs(
+            token_endpoint=metadata.token_endpoint,
+            issuer=metadata.issuer,
+            client=client,
+            started_at=self._ports.clock.now(),
+            scopes=spec.scopes,
+            audiences=spec.audiences,
+            resources=spec.resources,
+            parameters=spec.parameters,
+            assumed_lifetime=oauth.lifetime.assumed,
+            maximum_lifetime=oauth.lifetime.maximum,
+        )
+        grant = spec.grant
+        if grant.password is not None:
+            inputs = replace(
+                inputs,
+                username=await value(reader, grant.password.username_from),
+                password=await value(reader, grant.password.password_from),
+            )
+        if grant.jwt_bearer is not None:
+            inputs = replace(inputs, assertion=await self._subject(job, reader, grant.jwt_bearer.assertion, JWT_TYPE))
+        if grant.token_exchange is not None:
+            exchange = grant.token_exchange
+            subject_type = _token_type(exchange.subject, exchange.subject_token_type)
+            inputs = replace(
+                inputs,
+                subject=await self._subject(job, reader, exchange.subject, subject_type),
+                requested_token_type=exchange.requested_token_type or "",
+            )
+            if exchange.actor is not None:
+                actor_type = _token_type(exchange.actor, exchange.actor_token_type)
+                inputs = replace(inputs, actor=await self._subject(job, reader, exchange.actor, actor_type))
+        binding = Binding(metadata.issuer, tuple(sorted(metadata.hosts)), client.client_id)
+        return _Attempt(job, oauth, metadata, client, inputs, job.context(binding, oauth.refresh_tokens.idle))
+
+    async def _subject(self, job: Job, reader: CredentialReader, subject: Subject, token_type: str) -> SubjectToken:
+        return await subject_token(reader, subject, token_type, self._tokens, job.key)
+
+
+def _token_type(subject: Subject, declared: str) -> str:
+    """Return a subject token's type: a service account's token is a JWT, unless the resource says what it is."""
+    return JWT_TYPE if subject.service_account_token is not None and declared == ACCESS_TOKEN_TYPE else declared

@@ -1,0 +1,201 @@
+"""One exchange for one identity: what it is for, what was observed, and where its requests go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from keyferry.engine.apply import Context, check_publishable, check_subject, with_session
+from keyferry.engine.credentials import CredentialReader
+from keyferry.errors import KeyferryError, Reason, ResourceError, RetryClass
+from keyferry.freshness import RenewalPolicy
+from keyferry.record import Binding, Record, Revocation, Versioned
+from keyferry.spec.grant import GrantType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyferry.engine.ports import Ports
+    from keyferry.engine.provider import Channel, Provider
+    from keyferry.model import ObjectKey, TokenSet
+    from keyferry.plan import Observed
+    from keyferry.spec.identity import ServiceIdentitySpec
+    from keyferry.spec.resources import IdentityResource
+
+REFRESHING: frozenset[GrantType] = frozenset({GrantType.PASSWORD, GrantType.REFRESH_TOKEN})
+"""Grants that keep a session going with refresh tokens; the others are simply made again."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A unit of work that the engine hands to an exchanger."""
+
+    resource: IdentityResource
+    uid: str
+    provider: Provider
+    way: Channel | None
+    """Where requests go; None where the job sends none."""
+    ports: Ports
+    observed: Observed
+    held: Versioned | None
+    cause: str
+    """Fingerprint of the spec and of the credentials that it points to."""
+    note: Callable[[str], None]
+    """Tells people something that is no failure of the exchange."""
+
+    @property
+    def key(self) -> ObjectKey:
+        """Namespace and name of the identity."""
+        return self.resource.key
+
+    @property
+    def spec(self) -> ServiceIdentitySpec:
+        """What the identity asks for."""
+        return self.resource.spec
+
+    @property
+    def channel(self) -> Channel:
+        """Where requests go."""
+        if self.way is None:
+            raise AssertionError("this job sends no requests")
+        return self.way
+
+    @property
+    def refreshes(self) -> bool:
+        """Tell whether the grant keeps a refresh token."""
+        return self.spec.grant.type in REFRESHING
+
+    @property
+    def can_login(self) -> bool:
+        """Tell whether the grant's own request may be made at any time."""
+        return self.spec.grant.type is not GrantType.REFRESH_TOKEN
+
+    def identity_reader(self) -> CredentialReader:
+        """Return a reader for the identity's own references."""
+        return CredentialReader(self.ports.credentials, self.key.namespace, self.ports.store.digest_key)
+
+    def context(self, binding: Binding, idle: float | None, *, publish: bool = True) -> Context:
+        """Return what a record takes in beside a token."""
+        renewal = self.spec.renewal
+        provider = self.provider.resource
+        return Context(
+            spec_hash=self.observed.spec_hash,
+            policy=RenewalPolicy(renewal.before, renewal.minimum_remaining),
+            draw=self.ports.rng.random(),
+            binding=binding,
+            revocation=Revocation(
+                policy=self.spec.deletion_policy.value,
+                provider=provider.spec.model_dump(mode="json", by_alias=True, exclude_unset=True),
+                client=(
+                    self.spec.client.model_dump(mode="json", by_alias=True, exclude_unset=True)
+                    if self.spec.client is not None
+                    else None
+                ),
+                provider_namespace=provider.key.namespace,
+                provider_kind=provider.kind.value,
+            ),
+            source=self.resource.source,
+            idle=idle,
+            publish=publish,
+        )
+
+    def new_record(self) -> Record:
+        """Return the first record of the identity."""
+        return Record(uid=self.uid, key=self.key, origin=self.ports.store.origin, source=self.resource.source)
+
+    async def ensure_record(self) -> Versioned:
+        """Return the stored record, made now where there is none."""
+        if self.held is None:
+            self.held = await self.ports.store.create(self.new_record())
+        return self.held
+
+    async def reread(self) -> None:
+        """Take in the record as it is now, after an attempt that changed it."""
+        self.held = await self.ports.store.read(self.key)
+        self.observed = replace(self.observed, record=self.held.record if self.held is not None else None)
+
+
+class Outcome:
+    """Takes an answer into a record, and says afterwards whether it may be used."""
+
+    def __init__(self, job: Job, context: Context, *, new_session: bool) -> None:
+        self._job = job
+        self._context = context
+        self._new_session = new_session
+        self.issued: TokenSet | None = None
+
+    def apply(self, record: Record, issued: TokenSet) -> Record:
+        """Return the record with the answer in it. A wrong subject's credentials are kept only to be revoked."""
+        self.issued = issued
+        taken = with_session(record, issued, self._context, new_session=self._new_session)
+        try:
+            self._check_subject(issued)
+        except KeyferryError as error:
+            return replace(
+                taken,
+                token=record.token,
+                login=record.login,
+                revision=record.revision,
+                spec_hash=record.spec_hash,
+                renewal_time=record.renewal_time,
+                wrong_subject=True,
+                refresh_ended=error.message,
+            )
+        return taken
+
+    def check(self) -> None:
+        """Raise AnswerError where what was issued must not be published."""
+        if self.issued is not None:
+            self._check_subject(self.issued)
+            check_publishable(self.issued)
+
+    def _check_subject(self, issued: TokenSet) -> None:
+        expected = self._job.spec.expected_subject
+        if expected is not None:
+            check_subject(issued, subject=expected.subject, email=expected.email)
+
+
+def check_binding(record: Record | None, binding: Binding) -> None:
+    """Raise ResourceError (ProviderChanged) where the kept credentials belong to another provider or client."""
+    if record is None or record.binding is None or record.refresh_token is None or record.binding == binding:
+        return
+    was = record.binding
+    changes = [
+        what
+        for what, differs in (
+            ("issuer", was.issuer != binding.issuer),
+            ("endpoint hosts", was.hosts != binding.hosts),
+            ("client id", was.client_id != binding.client_id),
+        )
+        if differs
+    ]
+    raise ResourceError(
+        f"the provider's {' and '.join(changes)} changed since the refresh token of ServiceIdentity {record.key} was"
+        " issued, so nothing was sent: it belongs to the old one. Change the provider back, or delete the identity and"
+        " create it again with a new seed or login.",
+        reason=Reason.PROVIDER_CHANGED,
+    )
+
+
+def needs_seed(job: Job) -> ResourceError:
+    """Return the error that asks a person for a new credential, with what ended the old one."""
+    record = job.observed.record
+    if record is None or not record.refresh_ended:
+        why = (
+            "the last refresh was cut off, so its refresh token may be spent; sending it again could end the session"
+            if record is not None and record.claim is not None
+            else "there is no refresh token"
+        )
+    else:
+        why = f"the provider ended its session ({record.refresh_ended})"
+    grant = job.spec.grant
+    where = ""
+    if grant.refresh_token is not None:
+        ref = grant.refresh_token.from_.secret_key_ref
+        where = f" in Secret {job.key.namespace}/{ref.name}, key {ref.key}"
+    return ResourceError(
+        f"ServiceIdentity {job.key} needs a new refresh token{where}: {why}. What is published stays until it expires;"
+        " Keyferry goes on as soon as the Secret changes.",
+        reason=Reason.APPROVAL_REQUIRED,
+        retry=RetryClass.NEEDS_PERSON,
+    )

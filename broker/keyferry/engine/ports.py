@@ -1,0 +1,90 @@
+"""What the engine needs from outside: each a small Protocol, implemented once for a machine and once for a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from random import Random
+
+    from keyferry.engine.status import Event, IdentityStatus
+    from keyferry.escrow import Escrow
+    from keyferry.io.addresses import AddressPolicy
+    from keyferry.io.clock import Clock
+    from keyferry.model import ObjectKey
+    from keyferry.plan import Failure
+    from keyferry.publication import Publication, Published
+    from keyferry.secret import SecretValue
+    from keyferry.store import Store
+
+
+class CredentialSource(Protocol):
+    """Reads what resources refer to. Every method raises CredentialError where it is not there or may not be used."""
+
+    async def secret(self, namespace: str, name: str, key: str) -> bytes:
+        """Return one key of a Secret, as it is now."""
+        ...
+
+    async def config(self, namespace: str, name: str, key: str) -> bytes:
+        """Return one key of a ConfigMap, as it is now."""
+        ...
+
+    async def service_account_token(self, namespace: str, name: str, audience: str, expiration: float) -> SecretValue:
+        """Return a token of a service account for ``audience``, good for about ``expiration`` seconds."""
+        ...
+
+
+class Publisher(Protocol):
+    """Puts token files where workloads look for them. Raises PublishError."""
+
+    async def publish(self, publication: Publication) -> Published:
+        """Make what lies there be as it says; write nothing where it is already."""
+        ...
+
+    async def observe(self, key: ObjectKey) -> Published | None:
+        """Return what lies there."""
+        ...
+
+    async def withdraw(self, key: ObjectKey) -> None:
+        """Remove what is ours."""
+        ...
+
+
+class Reporter(Protocol):
+    """Tells people and keeps failures over a restart. Must not raise."""
+
+    def report(self, status: IdentityStatus) -> None:
+        """Take note of an identity's status."""
+        ...
+
+    def forget(self, key: ObjectKey) -> None:
+        """Take note that an identity is gone."""
+        ...
+
+    def event(self, event: Event) -> None:
+        """Say that something happened."""
+        ...
+
+    async def remember(self, key: ObjectKey, failure: Failure | None) -> None:
+        """Keep the last failure, or clear it."""
+        ...
+
+    async def failures(self) -> Mapping[ObjectKey, Failure]:
+        """Return the failures that were kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All collaborators of an engine."""
+
+    store: Store
+    escrow: Escrow
+    credentials: CredentialSource
+    publisher: Publisher
+    reporter: Reporter
+    clock: Clock
+    rng: Random
+    addresses: AddressPolicy

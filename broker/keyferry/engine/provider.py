@@ -1,0 +1,212 @@
+"""One provider at work: its lane, its connections, what was discovered about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from keyferry import __version__
+from keyferry.engine.credentials import CredentialReader
+from keyferry.errors import Ambiguous, ExchangeError, NotSent, Refused, ResourceError, RetryClass
+from keyferry.io.http import HttpDriver, drive
+from keyferry.io.tls import ClientCertificate, TlsSettings, build_context
+from keyferry.providers.metadata import ProviderMetadata, discover, with_overrides
+from keyferry.providers.tiled import TiledMetadata
+from keyferry.providers.tiled import discover as discover_tiled
+from keyferry.scheduler import Lane, LaneLimits
+from keyferry.secret import SecretValue
+from keyferry.spec.provider import ProviderType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyferry.engine.ports import Ports
+    from keyferry.model import HttpRequest, HttpResponse
+    from keyferry.spec.provider import Limits
+    from keyferry.spec.resources import ProviderResource
+
+USER_AGENT: Final = f"keyferry/{__version__}"
+METADATA_LIFE: Final = 3600.0
+"""Seconds for which discovered metadata is used without asking again."""
+METADATA_RETRY: Final = 60.0
+"""Seconds for which known metadata is kept when the provider cannot be asked."""
+DRIVERS_KEPT: Final = 64
+
+
+class Drivers:
+    """HTTP drivers by what tells them apart; providers without TLS settings of their own share one."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._drivers: OrderedDict[tuple[TlsSettings, float], HttpDriver] = OrderedDict()
+        self._retired: list[HttpDriver] = []
+
+    def get(self, tls: TlsSettings, timeout: float) -> HttpDriver:
+        """Return the driver for these settings. Raises CredentialError for an unusable certificate or key."""
+        driver = self._drivers.get((tls, timeout))
+        if driver is None:
+            context = build_context(tls)
+            driver = HttpDriver(
+                self._ports.addresses, ssl_context=context, timeout=timeout, user_agent=USER_AGENT, max_connections=256
+            )
+            self._drivers[tls, timeout] = driver
+            if len(self._drivers) > DRIVERS_KEPT:
+                # It may still be in use, so it is closed at the end only; its idle connections close by themselves.
+                self._retired.append(self._drivers.popitem(last=False)[1])
+        else:
+            self._drivers.move_to_end((tls, timeout))
+        return driver
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for driver in [*self._drivers.values(), *self._retired]:
+            await driver.close()
+        self._drivers.clear()
+
+
+class Provider:
+    """A provider resource that is being used."""
+
+    def __init__(self, resource: ProviderResource, ports: Ports, drivers: Drivers) -> None:
+        self.resource = resource
+        self._ports = ports
+        self._drivers = drivers
+        self.lane = Lane(lane_limits(resource.spec.limits), ports.clock.monotonic(), ports.rng)
+        self._metadata: ProviderMetadata | TiledMetadata | None = None
+        self._metadata_until = 0.0
+        self._discovering = asyncio.Lock()
+
+    def update(self, resource: ProviderResource) -> None:
+        """Take over a changed resource: the breaker and the rate stay, what was discovered does not."""
+        if resource.spec != self.resource.spec:
+            self._metadata = None
+            self.lane.resize(lane_limits(resource.spec.limits), self._ports.clock.monotonic())
+        self.resource = resource
+
+    @property
+    def name(self) -> str:
+        """How people know it."""
+        return f"{self.resource.kind} {self.resource.key}"
+
+    @property
+    def lane_name(self) -> str:
+        """Which lane its exchanges wait in."""
+        return self.name
+
+    def reader(self) -> CredentialReader:
+        """Return a reader for the provider's own references."""
+        return CredentialReader(self._ports.credentials, self.resource.key.namespace, self._ports.store.digest_key)
+
+    async def driver(self, reader: CredentialReader) -> HttpDriver:
+        """Return the connections, with the CA and client certificate as they are now."""
+        tls = self.resource.spec.tls
+        authorities: str | None = None
+        client: ClientCertificate | None = None
+        if tls.ca_from is not None:
+            if tls.ca_from.secret_key_ref is not None:
+                raw = await reader.pem(tls.ca_from.secret_key_ref.name, tls.ca_from.secret_key_ref.key)
+            elif tls.ca_from.config_map_key_ref is not None:
+                raw = await reader.config(tls.ca_from.config_map_key_ref.name, tls.ca_from.config_map_key_ref.key)
+            else:
+                raise ResourceError(f"{self.name}: spec.tls.caFrom names no source")
+            authorities = raw.decode("utf-8", "replace")
+        if tls.client_certificate_from is not None:
+            secret = tls.client_certificate_from.secret_ref.name
+            chain = (await reader.pem(secret, "tls.crt")).decode("utf-8", "replace")
+            key = (await reader.pem(secret, "tls.key")).decode("utf-8", "replace")
+            client = ClientCertificate(chain, SecretValue(key))
+        return self._drivers.get(TlsSettings(authorities, client), self.resource.spec.limits.timeout)
+
+    async def oauth(self, channel: Channel) -> ProviderMetadata:
+        """Return what is known of an OAuth provider, discovered where the resource names an issuer."""
+        metadata = await self._known(channel)
+        if not isinstance(metadata, ProviderMetadata):
+            raise ResourceError(f"{self.name} is no OAuth provider")
+        return metadata
+
+    async def tiled(self, channel: Channel) -> TiledMetadata:
+        """Return what a Tiled server says of itself."""
+        metadata = await self._known(channel)
+        if not isinstance(metadata, TiledMetadata):
+            raise ResourceError(f"{self.name} is no Tiled server")
+        return metadata
+
+    async def _known(self, channel: Channel) -> ProviderMetadata | TiledMetadata:
+        now = self._ports.clock.monotonic()
+        if self._metadata is not None and now < self._metadata_until:
+            return self._metadata
+        async with self._discovering:
+            if self._metadata is not None and now < self._metadata_until:
+                return self._metadata
+            try:
+                self._metadata = await self._discover(channel)
+                self._metadata_until = self._ports.clock.monotonic() + METADATA_LIFE
+            except ExchangeError:
+                if self._metadata is None:
+                    raise
+                self._metadata_until = self._ports.clock.monotonic() + METADATA_RETRY
+            return self._metadata
+
+    async def _discover(self, channel: Channel) -> ProviderMetadata | TiledMetadata:
+        spec = self.resource.spec
+        if spec.type is ProviderType.TILED and spec.tiled is not None:
+            return await drive(discover_tiled(spec.tiled.url, spec.tiled.authenticator or ""), channel.send)
+        oauth = spec.oauth
+        if oauth is None:
+            raise ResourceError(f"{self.name} is of type {spec.type}, which this version does not support yet")
+        overrides: dict[str, str] = oauth.endpoints.model_dump(by_alias=True, exclude_none=True)
+        if oauth.issuer is not None and "token" not in overrides:
+            found = await drive(discover(oauth.issuer), channel.send)
+        elif oauth.issuer is not None:
+            # Everything needed is configured; discovery only adds to it, so its failure is no reason to stop.
+            try:
+                found = await drive(discover(oauth.issuer), channel.send)
+            except (NotSent, Ambiguous, Refused):
+                found = ProviderMetadata(issuer=oauth.issuer, token_endpoint=overrides["token"])
+        else:
+            found = ProviderMetadata(issuer="", token_endpoint=overrides["token"])
+        return with_overrides(found, overrides)
+
+
+class Channel:
+    """The way of one exchange's requests: under the provider's rate, and noted by its breaker.
+
+    The queue took the permit of the first request. ``ready`` takes a further one ahead of time, so that no wait comes
+    between a claim and its spend.
+    """
+
+    def __init__(self, provider: Provider, driver: HttpDriver, ports: Ports, observe: Callable[[float], None]) -> None:
+        self.provider = provider
+        self._driver = driver
+        self._clock = ports.clock
+        self._observe = observe
+        self._permits = 1
+
+    async def ready(self) -> None:
+        """Wait until the next ``send`` may go at once."""
+        if self._permits == 0:
+            wait = self.provider.lane.another_request(self._clock.monotonic())
+            self._permits = 1
+            if wait > 0:
+                await self._clock.sleep(wait)
+
+    async def send(self, request: HttpRequest) -> HttpResponse:
+        """Send a request. Raises NotSent and Ambiguous."""
+        await self.ready()
+        self._permits = 0
+        begun = self._clock.monotonic()
+        try:
+            return await self._driver.send(request)
+        finally:
+            self._observe(self._clock.monotonic() - begun)
+
+
+def lane_limits(limits: Limits) -> LaneLimits:
+    """Return a resource's limits as the scheduler wants them."""
+    return LaneLimits(limits.requests_per_second, limits.burst, limits.concurrency)
+
+
+def blames_provider(error: Exception) -> bool:
+    """Tell whether a failure says that the provider is not well, so that its breaker should count it."""
+    return isinstance(error, ExchangeError) and error.retry in (RetryClass.TRANSIENT, RetryClass.IN_DOUBT)

@@ -1,0 +1,177 @@
+"""Who is declared: identities and providers, who uses what, and which resources cannot be used as they are written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from keyferry.engine.credentials import Reference, references
+from keyferry.engine.entry import Entry, ProviderKey
+from keyferry.engine.provider import Drivers, Provider
+from keyferry.errors import KeyferryError, Reason, ResourceError
+from keyferry.model import ObjectKey
+from keyferry.spec.check import check_pair, check_supported
+from keyferry.spec.hashes import files_hash, token_hash
+from keyferry.spec.resources import provider_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from keyferry.engine.ports import Ports
+    from keyferry.spec.common import Subject
+    from keyferry.spec.identity import ServiceIdentitySpec
+    from keyferry.spec.resources import IdentityResource, ProviderResource
+
+
+class Roster:
+    """The declared resources, as the engine works with them."""
+
+    def __init__(self, ports: Ports, drivers: Drivers) -> None:
+        self._ports = ports
+        self._drivers = drivers
+        self.entries: dict[ObjectKey, Entry] = {}
+        self.providers: dict[ProviderKey, Provider] = {}
+        self._by_provider: defaultdict[ProviderKey, set[ObjectKey]] = defaultdict(set)
+        self._by_reference: defaultdict[Reference, set[ObjectKey]] = defaultdict(set)
+
+    def declare_provider(self, resource: ProviderResource) -> set[ObjectKey]:
+        """Take in a new or changed provider; return the identities that it concerns."""
+        key: ProviderKey = (resource.kind.value, resource.key)
+        provider = self.providers.get(key)
+        if provider is None:
+            self.providers[key] = Provider(resource, self._ports, self._drivers)
+        elif provider.resource.spec == resource.spec:
+            provider.update(resource)
+            return set()
+        else:
+            provider.update(resource)
+        return self._recheck(key)
+
+    def drop_provider(self, key: ProviderKey) -> set[ObjectKey]:
+        """Forget a provider; return the identities that it concerns."""
+        self.providers.pop(key, None)
+        return self._recheck(key)
+
+    def declare_identity(self, resource: IdentityResource) -> Entry:
+        """Take in a new or changed identity."""
+        entry = self.entries.get(resource.key)
+        kind, key = provider_key(resource)
+        if entry is None:
+            entry = Entry(resource, resource.uid, (kind.value, key), "", "")
+            self.entries[resource.key] = entry
+        else:
+            self._unlink(entry)
+            entry.resource = resource
+            entry.provider_key = (kind.value, key)
+        self._by_provider[entry.provider_key].add(resource.key)
+        for reference in references(resource.spec, resource.key.namespace):
+            self._by_reference[reference].add(resource.key)
+        self.check(entry)
+        return entry
+
+    def drop_identity(self, key: ObjectKey) -> Entry | None:
+        """Forget an identity."""
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            self._unlink(entry)
+        return entry
+
+    def provider_of(self, entry: Entry) -> Provider | None:
+        """Return the provider that an identity means, where it is declared."""
+        return self.providers.get(entry.provider_key)
+
+    def users_of(self, reference: Reference) -> set[ObjectKey]:
+        """Return the identities that use a Secret or ConfigMap, themselves or through their provider."""
+        users = set(self._by_reference.get(reference, ()))
+        for key, provider in self.providers.items():
+            resource = provider.resource
+            if resource.key.namespace == reference.namespace and reference in references(
+                resource.spec, resource.key.namespace
+            ):
+                users |= self._by_provider.get(key, set())
+        return users
+
+    def references(self) -> frozenset[Reference]:
+        """Return every Secret and ConfigMap that anything points to."""
+        found = set(self._by_reference)
+        for provider in self.providers.values():
+            found |= references(provider.resource.spec, provider.resource.key.namespace)
+        return frozenset(found)
+
+    def check(self, entry: Entry) -> None:
+        """Work out whether an identity can be used as it is written, and the hashes that tell a change."""
+        provider = self.provider_of(entry)
+        spec = entry.resource.spec
+        entry.files_hash = files_hash(spec.target)
+        if provider is None:
+            kind, key = entry.provider_key
+            entry.refusal = ResourceError(
+                f"ServiceIdentity {entry.key}: its provider, {kind} {key}, is not there. Create it, or correct"
+                " spec.providerRef; Keyferry goes on as soon as it appears.",
+                reason=Reason.PROVIDER_NOT_FOUND,
+            )
+            return
+        entry.spec_hash = token_hash(spec, provider.resource.spec)
+        entry.refusal = self._refusal(entry, provider)
+
+    def _refusal(self, entry: Entry, provider: Provider) -> KeyferryError | None:
+        spec = entry.resource.spec
+        problems = check_pair(spec, provider.resource.spec)
+        unsupported = check_supported(spec, provider.resource.spec)
+        if unsupported is not None:
+            problems = [*problems, unsupported]
+        if problems:
+            text = "; ".join(f"{problem.path} {problem.message}" for problem in problems)
+            return ResourceError(f"ServiceIdentity {entry.key}: {text}", reason=problems[0].reason)
+        cycle = self._cycle(entry.key)
+        if cycle:
+            chain = " -> ".join(key.name for key in cycle)
+            return ResourceError(
+                f"ServiceIdentity {entry.key}: its identityRef leads back to itself ({chain}), so none of them could ever"
+                " be first. Let one of them obtain its token in another way.",
+                reason=Reason.IDENTITY_CYCLE,
+            )
+        return None
+
+    def _cycle(self, start: ObjectKey) -> list[ObjectKey]:
+        """Return the way from an identity back to itself over identityRefs, or nothing."""
+        stack: list[list[ObjectKey]] = [[start]]
+        seen: set[ObjectKey] = set()
+        while stack:
+            path = stack.pop()
+            entry = self.entries.get(path[-1])
+            if entry is None:
+                continue
+            for name in identity_refs(entry.resource.spec):
+                following = ObjectKey(start.namespace, name)
+                if following == start:
+                    return [*path, start]
+                if following not in seen:
+                    seen.add(following)
+                    stack.append([*path, following])
+        return []
+
+    def _recheck(self, key: ProviderKey) -> set[ObjectKey]:
+        affected = set(self._by_provider.get(key, ()))
+        for identity in affected:
+            self.check(self.entries[identity])
+        return affected
+
+    def _unlink(self, entry: Entry) -> None:
+        self._by_provider[entry.provider_key].discard(entry.key)
+        for reference in references(entry.resource.spec, entry.key.namespace):
+            self._by_reference[reference].discard(entry.key)
+
+
+def identity_refs(spec: ServiceIdentitySpec) -> Iterator[str]:
+    """Yield the names of the identities whose tokens an identity presents."""
+    subjects: list[Subject | None] = []
+    if spec.grant.jwt_bearer is not None:
+        subjects.append(spec.grant.jwt_bearer.assertion)
+    if spec.grant.token_exchange is not None:
+        subjects += [spec.grant.token_exchange.subject, spec.grant.token_exchange.actor]
+    if spec.client is not None:
+        subjects.append(spec.client.assertion_from)
+    for subject in subjects:
+        if subject is not None and subject.identity_ref is not None:
+            yield subject.identity_ref.name

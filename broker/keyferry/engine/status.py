@@ -1,0 +1,97 @@
+"""What people are told about an identity. Never a token."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from keyferry.errors import Reason, RetryClass
+
+if TYPE_CHECKING:
+    from keyferry.model import ObjectKey
+
+
+class Level(enum.StrEnum):
+    """How much an event matters."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class State(enum.StrEnum):
+    """One word for the table."""
+
+    FRESH = "Fresh"
+    RENEWING = "Renewing"
+    RETRYING = "Retrying"
+    EXPIRED = "Expired"
+    STALLED = "Stalled"
+    PENDING = "Pending"
+    SUSPENDED = "Suspended"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityStatus:
+    """The status of one identity. Times are Unix seconds; None where there is none."""
+
+    key: ObjectKey
+    provider: str
+    grant: str
+    reason: Reason = Reason.PENDING
+    message: str = ""
+    retry: RetryClass | None = None
+    """The class of the last failure; None while there is none."""
+    revision: int = 0
+    issue_time: float | None = None
+    expiration_time: float | None = None
+    renewal_time: float | None = None
+    next_attempt_time: float | None = None
+    reauthorize_by_time: float | None = None
+    failure_count: int = 0
+    error_code: str = ""
+    busy: bool = False
+
+    def ready(self, now: float) -> bool:
+        """Tell whether what is published can be used now: the condition Ready."""
+        return self.expiration_time is not None and now < self.expiration_time and self.revision > 0
+
+    def stalled(self) -> bool:
+        """Tell whether only a change or a person helps: the condition Stalled."""
+        return self.retry in (RetryClass.NEEDS_CONFIGURATION, RetryClass.NEEDS_PERSON)
+
+    def shown_reason(self, now: float) -> Reason:
+        """Return the reason as it stands at ``now``: an expiry needs no event to be true."""
+        if self.reason is Reason.ISSUED and self.expiration_time is not None and now >= self.expiration_time:
+            return Reason.EXPIRED
+        return self.reason
+
+    def state(self, now: float) -> State:
+        """Return the one word for the table."""
+        if self.reason is Reason.SUSPENDED:
+            return State.SUSPENDED
+        if self.stalled():
+            return State.STALLED
+        if self.expiration_time is not None and now >= self.expiration_time:
+            return State.EXPIRED
+        if self.retry is not None:
+            return State.RETRYING
+        if self.busy:
+            return State.RENEWING
+        return State.FRESH if self.ready(now) else State.PENDING
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened and that a person or a log should know."""
+
+    level: Level
+    event: str
+    """A stable word: ``renewed``, ``failed``, ``published``, ``revoked``, …"""
+    reason: Reason
+    message: str
+    key: ObjectKey | None = None
+    expiration_time: float | None = None
+    next_attempt_time: float | None = None

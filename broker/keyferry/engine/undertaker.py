@@ -1,0 +1,183 @@
+"""Revokes what identities that are gone have left: their buried private state is the order to do so."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from keyferry.engine.clients import client_candidates
+from keyferry.engine.credentials import CredentialReader
+from keyferry.engine.provider import Channel, Provider
+from keyferry.engine.status import Event, Level
+from keyferry.errors import KeyferryError, Reason, ResourceError, RetryClass
+from keyferry.io.http import drive
+from keyferry.model import ObjectKey
+from keyferry.providers.revocation import TokenTypeHint, revoke
+from keyferry.providers.tiled import delete_api_key, refresh, revoke_session
+from keyferry.scheduler.lane import backoff
+from keyferry.spec.identity import DeletionPolicy, ProviderKind
+from keyferry.spec.provider import Client, ClusterTokenProviderSpec, ProviderType, TokenProviderSpec
+from keyferry.spec.resources import ProviderResource
+
+if TYPE_CHECKING:
+    from keyferry.client_auth import ClientAuth
+    from keyferry.engine.clients import IdentityTokens
+    from keyferry.engine.ports import Ports
+    from keyferry.engine.provider import Drivers
+    from keyferry.model import TokenSet
+    from keyferry.record import Record, Revocation, Versioned
+    from keyferry.secret import SecretValue
+
+log = logging.getLogger(__name__)
+
+GIVE_UP_AFTER: Final = 3600.0
+"""Seconds for which a revocation is tried again (RFC 7009 2.2.1: a 503 means that the token still lives)."""
+
+
+@dataclass(slots=True)
+class _Order:
+    held: Versioned
+    attempts: int = 0
+    next_attempt: float = 0.0
+
+
+class Undertaker:
+    """Works through the orders to revoke, each until it is done or an hour has passed."""
+
+    def __init__(self, ports: Ports, drivers: Drivers, tokens: IdentityTokens) -> None:
+        self._ports = ports
+        self._drivers = drivers
+        self._tokens = tokens
+        self._orders: dict[str, _Order] = {}
+
+    async def load(self) -> None:
+        """Take up the orders that an earlier process left."""
+        async for held in self._ports.store.buried():
+            self._orders.setdefault(held.record.uid, _Order(held))
+
+    @property
+    def open_orders(self) -> int:
+        """How many are not done."""
+        return len(self._orders)
+
+    def next_time(self) -> float:
+        """Return when to work next (Unix seconds), infinity where there is nothing to do."""
+        return min((order.next_attempt for order in self._orders.values()), default=float("inf"))
+
+    async def work(self) -> None:
+        """Carry out what is due. Raises nothing: every outcome is an event."""
+        now = self._ports.clock.now()
+        for uid, order in list(self._orders.items()):
+            if order.next_attempt > now:
+                continue
+            if await self._carry_out(order):
+                try:
+                    await self._ports.store.settle(order.held)
+                except KeyferryError as error:
+                    log.warning("an order to revoke could not be put away: %s", error)
+                    order.next_attempt = now + backoff(1, self._ports.rng.random())
+                    continue
+                del self._orders[uid]
+
+    async def _carry_out(self, order: _Order) -> bool:
+        """Revoke; return whether the order is done with, one way or the other."""
+        record = order.held.record
+        now = self._ports.clock.now()
+        order.attempts += 1
+        try:
+            await self._revoke(record)
+        except KeyferryError as error:
+            over = now - record.buried_at > GIVE_UP_AFTER or error.retry is not RetryClass.TRANSIENT
+            if over:
+                self._tell(
+                    record,
+                    Level.ERROR,
+                    "revocation_failed",
+                    f"the credentials of ServiceIdentity {record.key}, which is gone, could not be revoked and stay valid"
+                    f" until they expire: {error.message}. Revoke them at the provider if that matters.",
+                )
+                return True
+            order.next_attempt = now + backoff(order.attempts, self._ports.rng.random())
+            return False
+        self._tell(
+            record,
+            Level.INFO,
+            "revoked",
+            f"the credentials of ServiceIdentity {record.key}, which is gone, are revoked",
+        )
+        return True
+
+    async def _revoke(self, record: Record) -> None:
+        order = record.revocation
+        if order is None or order.policy != DeletionPolicy.REVOKE.value:
+            return
+        provider = self._provider(record, order)
+        channel = Channel(provider, await provider.driver(provider.reader()), self._ports, lambda _seconds: None)
+        if provider.resource.spec.type is ProviderType.TILED:
+            await self._revoke_tiled(record, provider, channel)
+        else:
+            await self._revoke_oauth(record, order, provider, channel)
+
+    def _provider(self, record: Record, order: Revocation) -> Provider:
+        """Rebuild the provider from what the record keeps, since its resource may be gone as well."""
+        kind = ProviderKind(order.provider_kind)
+        model = TokenProviderSpec if kind is ProviderKind.TOKEN_PROVIDER else ClusterTokenProviderSpec
+        try:
+            spec = model.model_validate(order.provider)
+        except ValidationError:
+            raise ResourceError("what was kept of its provider is not understood by this version") from None
+        key = ObjectKey(order.provider_namespace, f"{record.key.name} (gone)")
+        return Provider(ProviderResource(key=key, kind=kind, spec=spec), self._ports, self._drivers)
+
+    async def _revoke_oauth(self, record: Record, order: Revocation, provider: Provider, channel: Channel) -> None:
+        """Refresh token first, then access token (RFC 7009 2.1: the first often ends the second)."""
+        tokens: list[tuple[SecretValue, TokenTypeHint]] = []
+        if record.refresh_token is not None:
+            tokens.append((record.refresh_token, "refresh_token"))
+        if record.token is not None and record.token.expires_at > self._ports.clock.now():
+            tokens.append((record.token.access_token, "access_token"))
+        if not tokens:
+            return
+        metadata = await provider.oauth(channel)
+        if not metadata.revocation_endpoint:
+            raise ResourceError("the provider has no revocation endpoint", reason=Reason.GRANT_NOT_SUPPORTED)
+        client = await self._client(record, order, provider, metadata.issuer)
+        for token, hint in tokens:
+            await drive(
+                revoke(metadata.revocation_endpoint, client, token, hint, self._ports.clock.now()), channel.send
+            )
+
+    async def _client(self, record: Record, order: Revocation, provider: Provider, issuer: str) -> ClientAuth:
+        oauth = provider.resource.spec.oauth
+        if order.client is not None:
+            reader = CredentialReader(self._ports.credentials, record.key.namespace, self._ports.store.digest_key)
+            client: Client | None = Client.model_validate(order.client)
+        else:
+            reader, client = provider.reader(), oauth.client if oauth is not None else None
+        return (await client_candidates(client, reader, issuer, self._tokens, record.key))[0]
+
+    async def _revoke_tiled(self, record: Record, provider: Provider, channel: Channel) -> None:
+        """API keys first, for which a login is needed, then the session."""
+        if record.refresh_token is None or record.refresh_ended:
+            return
+        metadata = await provider.tiled(channel)
+        now = self._ports.clock.now()
+        session: TokenSet | None = record.login
+        if record.api_keys and (session is None or session.expires_at <= now):
+            session = await drive(refresh(metadata, record.refresh_token, now), channel.send)
+        for key in record.api_keys:
+            if session is not None:
+                await drive(delete_api_key(metadata, session.access_token, key, now=now), channel.send)
+        expired = record.refresh_expires_at is not None and record.refresh_expires_at <= now
+        await drive(revoke_session(metadata, record.refresh_token, expired=expired, now=now), channel.send)
+
+    def _tell(self, record: Record, level: Level, event: str, message: str) -> None:
+        reason = Reason.ISSUED if level is Level.INFO else Reason.RETRYING
+        self._ports.reporter.event(Event(level, event, reason, message, record.key))
+
+    def add(self, held: Versioned) -> None:
+        """Take up an order that was just buried."""
+        self._orders[held.record.uid] = _Order(held)

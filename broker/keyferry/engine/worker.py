@@ -1,0 +1,346 @@
+"""One identity's turn: look, act on the plan's step, and take note of how it went."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from keyferry.engine.job import REFRESHING
+from keyferry.engine.outcome import failure_of, waiting_for_provider
+from keyferry.engine.provider import Channel, Provider, blames_provider
+from keyferry.engine.status import Event, Level
+from keyferry.errors import Conflict, ExchangeError, KeyferryError, PublishError, Reason, RetryClass
+from keyferry.freshness import lifetime_too_short
+from keyferry.plan import Action, next_renewal, plan
+from keyferry.scheduler.lane import backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyferry.engine.chain import IdentityChain
+    from keyferry.engine.desk import Desk
+    from keyferry.engine.entry import Entry
+    from keyferry.engine.ports import Ports
+    from keyferry.engine.roster import Roster
+    from keyferry.plan import Failure, Observed, Step
+    from keyferry.record import Versioned
+    from keyferry.scheduler import Agenda, Queue
+
+
+class Worker:
+    """Carries out checks and exchanges; the engine says which and when."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        roster: Roster,
+        desk: Desk,
+        chain: IdentityChain,
+        agenda: Agenda,
+        queue: Queue,
+        *,
+        suspend_all: bool,
+        observe_seconds: Callable[[str, float], None],
+    ) -> None:
+        self._ports = ports
+        self._roster = roster
+        self._desk = desk
+        self._chain = chain
+        self._agenda = agenda
+        self._queue = queue
+        self._suspend_all = suspend_all
+        self._observe_seconds = observe_seconds
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    async def take_up(self, entry: Entry, held: Versioned) -> None:
+        """Decide on a stored record at the start, with one look at what is published."""
+        self._adopt(entry, held)
+        if held.record.claim is not None or entry.failure is not None or entry.refusal is not None:
+            self._agenda.put(entry.key, 0.0)  # these need a closer look
+            return
+        try:
+            published = await self._ports.publisher.observe(entry.key)
+        except PublishError:
+            self._agenda.put(entry.key, 0.0)
+            return
+        provider = self._roster.provider_of(entry)
+        observed = self._desk.facts(entry, provider, held, published, suspended=self._suspend_all)
+        step = plan(observed, self._ports.clock.now())
+        if step.action is Action.KEEP:
+            self._keep(entry, step)
+        else:
+            self._agenda.put(entry.key, 0.0)
+
+    async def check(self, entry: Entry) -> None:
+        """Look at one identity and do, or queue, what its plan says."""
+        if entry.refusal is not None:
+            self._refused(entry, entry.refusal)
+            return
+        provider = self._roster.provider_of(entry)
+        if provider is None:
+            return
+        try:
+            await self._waive(entry, provider)
+            observed, held = await self._observe(entry, provider)
+            recovered = await self._recover(entry, provider, observed, held)
+        except KeyferryError as error:
+            await self._failed(entry, provider, error)
+            return
+        if recovered is not None:
+            self._renewed(entry, recovered)
+            await self._publish(entry, provider, recovered, "renewed")
+            return
+        step = plan(observed, self._ports.clock.now())
+        match step.action:
+            case Action.KEEP:
+                self._keep(entry, step)
+            case Action.PUBLISH:
+                if held is not None:
+                    await self._publish(entry, provider, held, step.why)
+            case Action.EXCHANGE:
+                await self._enqueue(entry, provider)
+
+    async def exchange(self, entry: Entry, release: Callable[[], None]) -> None:
+        """Get the next token for one identity; ``release`` gives its lane's slot back."""
+        provider = self._roster.provider_of(entry)
+        if provider is None or entry.refusal is not None:
+            release()
+            self._agenda.put(entry.key, 0.0)
+            return
+        try:
+            held = await self._exchange(entry, provider)
+        except KeyferryError as error:
+            release()
+            await self._failed(entry, provider, error)
+            return
+        except BaseException:
+            release()
+            raise
+        release()
+        if held is None:
+            self._agenda.put(entry.key, 0.0)
+            return
+        self._renewed(entry, held)
+        await self._publish(entry, provider, held, "renewed")
+        self._chain.issued(entry.key)
+
+    async def _exchange(self, entry: Entry, provider: Provider) -> Versioned | None:
+        """Look again, since time passed in the queue, and exchange; None where that is not the step any more."""
+        observed, held = await self._observe(entry, provider)
+        if plan(observed, self._ports.clock.now()).action is not Action.EXCHANGE:
+            return None
+        self._report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "renewing")
+        driver = await provider.driver(provider.reader())
+        channel = Channel(provider, driver, self._ports, lambda seconds: self._observe_seconds(provider.name, seconds))
+        try:
+            committed = await self._desk.exchange(entry, provider, channel, observed, held, self._note(entry))
+        except KeyferryError as error:
+            await self._blame(entry, provider, error)
+            raise
+        provider.lane.succeeded()
+        return committed
+
+    async def _observe(self, entry: Entry, provider: Provider) -> tuple[Observed, Versioned | None]:
+        observed, held = await self._desk.observe(entry, provider, suspended=self._suspend_all)
+        if not entry.uid or entry.revision == 0:
+            self._adopt(entry, held)
+            observed = replace(observed, uid=entry.uid)
+        return observed, held
+
+    async def _recover(
+        self, entry: Entry, provider: Provider, observed: Observed, held: Versioned | None
+    ) -> Versioned | None:
+        """Commit the answer to an open claim that arrived before a crash, once a claim."""
+        claim = held.record.claim if held is not None else None
+        if held is None or claim is None or entry.recovered == claim.attempt_id:
+            return None
+        if held.record.uid != observed.uid or held.record.origin != observed.origin:
+            return None
+        entry.recovered = claim.attempt_id
+        return await self._desk.recover(entry, provider, held, self._note(entry))
+
+    def _adopt(self, entry: Entry, held: Versioned | None) -> None:
+        """Give an identity that the outside does not name its uid, and note the record's times."""
+        if not entry.uid:
+            ours = held is not None and held.record.origin == self._ports.store.origin
+            entry.uid = held.record.uid if held is not None and ours else str(uuid.uuid4())
+        self._take(entry, held)
+
+    def _take(self, entry: Entry, held: Versioned | None) -> None:
+        provider = self._roster.provider_of(entry)
+        oauth = provider.resource.spec.oauth if provider is not None else None
+        entry.take(
+            held.record if held is not None else None, oauth.refresh_tokens.maximum if oauth is not None else None
+        )
+
+    async def _waive(self, entry: Entry, provider: Provider) -> None:
+        """Forget a failure of an earlier process whose cause is gone: the spec or a credential is another now."""
+        if entry.failure is None or entry.failure_checked:
+            return
+        entry.failure_checked = True
+        if entry.failure.cause and entry.failure.cause != await self._desk.cause(entry, provider):
+            entry.failure = None
+
+    # --- acting -------------------------------------------------------------------------------------------------------
+
+    async def _enqueue(self, entry: Entry, provider: Provider) -> None:
+        """Queue for an exchange, unless the provider is being left alone."""
+        clock = self._ports.clock
+        blocked = provider.lane.blocked_until(clock.monotonic()) - clock.monotonic()
+        if blocked > 0:
+            until = clock.now() + blocked + self._ports.rng.random()
+            entry.failure = waiting_for_provider(provider.lane.last_problem, until, entry.failure)
+            self._agenda.put(entry.key, until)
+            self._report(entry, entry.failure.reason, entry.failure.message)
+            return
+        # Least slack first: who has no token at all comes before everybody who still has one.
+        self._queue.put(provider.lane_name, entry.key, entry.expiration_time)
+        self._report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "waiting for its turn")
+
+    async def _publish(self, entry: Entry, provider: Provider, held: Versioned, why: str) -> None:
+        """Write the files. When that fails the token is kept, and renewed in time all the same."""
+        clock = self._ports.clock
+        upcoming = next_renewal(held.record, refreshes=entry.resource.spec.grant.type in REFRESHING)
+        try:
+            await self._desk.publish(entry, provider, held.record)
+        except KeyferryError as error:
+            previous = entry.publish_failure
+            failure = failure_of(
+                error, previous, now=clock.now(), draw=self._ports.rng.random(), cause=entry.files_hash
+            )
+            entry.publish_failure = failure
+            self._agenda.put(entry.key, min(failure.next_attempt, upcoming))
+            self._tell(entry, failure, previous)
+            return
+        if why != "renewed" or entry.publish_failure is not None:
+            self._event(entry, Level.INFO, "published", Reason.ISSUED, f"the token files were written: {why}")
+        entry.publish_failure = None
+        await self._recovered(entry)
+        self._agenda.put(entry.key, upcoming)
+        self._issued(entry)
+
+    def _renewed(self, entry: Entry, held: Versioned) -> None:
+        """Note a committed exchange; the session alone may have been renewed, and then the revision stays."""
+        before = entry.revision
+        self._take(entry, held)
+        entry.renew = False
+        entry.wanted_remaining = 0.0
+        if entry.revision != before:
+            word = "obtained" if before == 0 else "renewed"
+            self._event(entry, Level.INFO, word, Reason.ISSUED, f"revision {entry.revision}")
+        else:
+            self._event(
+                entry, Level.DEBUG, "session_renewed", Reason.ISSUED, "the session behind the token was renewed"
+            )
+
+    def _issued(self, entry: Entry) -> None:
+        """Report that all is well, or that it can never be well enough for the consumers."""
+        wanted = entry.resource.spec.renewal.minimum_remaining
+        if not lifetime_too_short(entry.issue_time, entry.expiration_time, wanted):
+            self._report(entry, Reason.ISSUED, "")
+            return
+        message = (
+            f"the provider's tokens live for {entry.expiration_time - entry.issue_time:.0f} s, and consumers are held"
+            f" back below {wanted:.0f} s (spec.renewal.minimumRemaining): none will ever be let through. Lower it, or"
+            " have the provider issue longer tokens."
+        )
+        if entry.reported != (Reason.LIFETIME_TOO_SHORT, message):
+            self._event(entry, Level.WARNING, "lifetime_too_short", Reason.LIFETIME_TOO_SHORT, message)
+        self._report(entry, Reason.LIFETIME_TOO_SHORT, message)
+
+    def _keep(self, entry: Entry, step: Step) -> None:
+        self._agenda.put(entry.key, step.at)
+        if step.reason is Reason.ISSUED:
+            self._issued(entry)
+        else:
+            self._report(entry, step.reason, step.why)
+
+    # --- how it went --------------------------------------------------------------------------------------------------
+
+    async def _blame(self, entry: Entry, provider: Provider, error: KeyferryError) -> None:
+        """Tell the provider's breaker, and take the others out of its queue when it opens."""
+        clock = self._ports.clock
+        if not blames_provider(error):
+            provider.lane.succeeded()
+            return
+        retry_after = error.retry_after if isinstance(error, ExchangeError) else None
+        provider.lane.failed(clock.monotonic(), error.message, retry_after)
+        blocked = provider.lane.blocked_until(clock.monotonic()) - clock.monotonic()
+        if blocked <= 0:
+            return
+        until = clock.now() + blocked
+        for key in self._queue.drain_lane(provider.lane_name):
+            other = self._roster.entries.get(key)
+            if other is not None:
+                other.failure = waiting_for_provider(error.message, until + self._ports.rng.random(), other.failure)
+                self._agenda.put(key, other.failure.next_attempt)
+                self._report(other, other.failure.reason, other.failure.message)
+
+    async def _failed(self, entry: Entry, provider: Provider, error: KeyferryError) -> None:
+        """Remember a failure, tell about it once, and plan the next try."""
+        if isinstance(error, Conflict):
+            # Somebody else wrote the record first: what they wrote is looked at before anything is tried again.
+            self._agenda.put(entry.key, self._ports.clock.now() + backoff(0, self._ports.rng.random()))
+            return
+        await self._note_doubt(entry, error)
+        previous, cause = entry.failure, await self._desk.cause(entry, provider)
+        failure = failure_of(error, previous, now=self._ports.clock.now(), draw=self._ports.rng.random(), cause=cause)
+        entry.failure = failure
+        entry.failure_checked = True
+        entry.renew = False
+        self._agenda.put(entry.key, failure.next_attempt)
+        self._tell(entry, failure, previous)
+        entry.failure_kept = True
+        await self._ports.reporter.remember(entry.key, failure)
+
+    async def _note_doubt(self, entry: Entry, error: KeyferryError) -> None:
+        """Mark a claim of our own whose request is over: nobody is sending any more, so its doubt may be weighed now."""
+        if error.retry is not RetryClass.IN_DOUBT:
+            return
+        error.reason = Reason.REFRESH_IN_DOUBT
+        held = await self._ports.store.read(entry.key)
+        if held is not None and held.record.claim is not None:
+            entry.claim_finished = held.record.claim.attempt_id
+
+    def _tell(self, entry: Entry, failure: Failure, previous: Failure | None) -> None:
+        level = Level.WARNING if failure.retry in (RetryClass.TRANSIENT, RetryClass.SUSPICIOUS) else Level.ERROR
+        news = previous is None or (previous.reason, previous.code) != (failure.reason, failure.code)
+        self._event(entry, level if news else Level.DEBUG, "failed", failure.reason, failure.message)
+        self._report(entry, failure.reason, failure.message)
+
+    def _refused(self, entry: Entry, error: KeyferryError) -> None:
+        """Report a resource that cannot be used as it is written; only a change brings it back."""
+        if entry.reported != (error.reason, error.message):
+            self._event(entry, Level.ERROR, "refused", error.reason, error.message)
+        self._report(entry, error.reason, error.message)
+
+    async def _recovered(self, entry: Entry) -> None:
+        if entry.failure is not None or entry.failure_kept:
+            entry.failure = None
+            entry.failure_kept = False
+            await self._ports.reporter.remember(entry.key, None)
+
+    def _report(self, entry: Entry, reason: Reason, message: str) -> None:
+        entry.reported = (reason, message)
+        self._ports.reporter.report(entry.status(reason, message))
+
+    def _event(self, entry: Entry, level: Level, word: str, reason: Reason, message: str) -> None:
+        failure = entry.failure
+        upcoming = failure.next_attempt if failure is not None else entry.renewal_time
+        self._ports.reporter.event(
+            Event(
+                level,
+                word,
+                reason,
+                message,
+                entry.key,
+                entry.expiration_time or None,
+                upcoming if upcoming and math.isfinite(upcoming) else None,
+            )
+        )
+
+    def _note(self, entry: Entry) -> Callable[[str], None]:
+        return lambda message: self._event(entry, Level.WARNING, "note", Reason.ISSUED, message)

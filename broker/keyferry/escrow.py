@@ -1,0 +1,28 @@
+"""What the ledger asks of the place that keeps a raw answer between its arrival and its commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from keyferry.model import HttpResponse
+
+
+class Escrow(Protocol):
+    """Keeps answers by attempt id, on storage that outlives the process."""
+
+    async def reserve(self, attempt_id: str) -> None:
+        """Set space aside, so that a full disk is noticed before a credential is spent. Raises StoreUnavailable."""
+        ...
+
+    async def keep(self, attempt_id: str, answer: HttpResponse) -> None:
+        """Write the answer durably. Raises StoreUnavailable."""
+        ...
+
+    async def recall(self, attempt_id: str) -> HttpResponse | None:
+        """Return a whole answer that was kept, or None."""
+        ...
+
+    async def release(self, attempt_id: str) -> None:
+        """Forget the answer and its space."""
+        ...

@@ -1,0 +1,213 @@
+"""Spends one-time refresh tokens so that a crash at any point loses as little as can be, and never silently.
+
+Read, claim, spend, escrow, commit, publish: the order is the protocol. The claim is a compare-and-swap in the private
+state, so two processes never send the same refresh token by accident; the escrow keeps an answer that arrived but is
+not committed yet; what neither covers is in doubt and goes by ``doubt``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from keyferry.errors import Ambiguous, Conflict, ExchangeError, NotSent, Refused, RetryClass, StoreError
+from keyferry.record import Claim, Record, Versioned
+
+if TYPE_CHECKING:
+    from keyferry.escrow import Escrow
+    from keyferry.io.clock import Clock
+    from keyferry.model import Exchange, HttpRequest, HttpResponse, TokenSet
+    from keyferry.secret import SecretValue
+    from keyferry.store import Store
+
+log = logging.getLogger(__name__)
+
+CLAIM_FRESH: Final = 5.0
+"""Seconds (boot time, which counts a suspended machine) within which a claim must be followed by its spend."""
+
+CLAIM_TRIES: Final = 3
+COMMIT_BACKOFF: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
+
+Send = Callable[["HttpRequest"], Awaitable["HttpResponse"]]
+Begin = Callable[[float], "Exchange"]
+"""Starts the exchange; its argument is when the request begins (Unix seconds)."""
+Apply = Callable[[Record, "TokenSet"], Record]
+"""Puts what was issued into the record."""
+Checkpoint = Callable[[str], None]
+"""Called at every step, by name: where a test may end the process."""
+
+
+def _pass(_step: str) -> None:
+    """Do nothing at a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """One refresh token and what is to happen with it."""
+
+    token: SecretValue
+    begin: Begin
+    apply: Apply
+    send: Send
+    deadline: float
+    """Seconds, of the one request."""
+    attempt: int = 1
+
+
+class Ledger:
+    """The claim and commit protocol over a store and an escrow."""
+
+    def __init__(
+        self, store: Store, escrow: Escrow, clock: Clock, *, holder: str, checkpoint: Checkpoint = _pass
+    ) -> None:
+        self._store = store
+        self._escrow = escrow
+        self._clock = clock
+        self._holder = holder
+        self._checkpoint = checkpoint
+
+    async def spend(self, held: Versioned, spend: Spend) -> Versioned:
+        """Send the refresh token once and commit what comes back; return the committed record.
+
+        Raises Conflict (somebody else claimed; nothing was sent), StoreUnavailable (nothing was sent), NotSent (the
+        claim is taken back), Refused (the claim is settled), Ambiguous (the claim stays open: in doubt).
+        """
+        before = held.record.claim
+        attempt_id = secrets.token_hex(16)
+        await self._escrow.reserve(attempt_id)
+        try:
+            held = await self._claim(held, spend, attempt_id)
+        except StoreError:
+            await self._escrow.release(attempt_id)
+            raise
+        exchange = spend.begin(self._clock.now())
+        request = next(exchange)
+        try:
+            self._checkpoint("spend")
+            answer = await spend.send(request)
+        except NotSent:
+            await self._release(held, before)
+            await self._escrow.release(attempt_id)
+            raise
+        except Ambiguous as error:
+            await self._escrow.release(attempt_id)
+            error.retry = RetryClass.IN_DOUBT
+            raise
+        self._checkpoint("answered")
+        await self._keep(attempt_id, answer)
+        self._checkpoint("escrowed")
+        return await self._conclude(held, exchange, answer, spend.apply, before)
+
+    async def recover(self, held: Versioned, begin: Begin, apply: Apply) -> Versioned | None:
+        """Commit an answer that had arrived before a crash; None when there is none for the record's open claim."""
+        claim = held.record.claim
+        if claim is None:
+            return None
+        answer = await self._escrow.recall(claim.attempt_id)
+        if answer is None:
+            return None
+        log.info("committing an answer that had arrived before the restart: %s", held.record.key)
+        exchange = begin(claim.claimed_at)
+        next(exchange)
+        return await self._conclude(
+            held, exchange, answer, apply, replace(claim, attempt=1) if claim.attempt > 1 else None
+        )
+
+    async def _claim(self, held: Versioned, spend: Spend, attempt_id: str) -> Versioned:
+        """Announce the spend in the private state, which also proves that the state can be written."""
+        before = held.record.claim
+        digest = spend.token.fingerprint(self._store.digest_key)
+        for _ in range(CLAIM_TRIES):
+            self._checkpoint("claim")
+            begun = self._clock.boottime()
+            claim = Claim(digest, attempt_id, spend.attempt, self._holder, self._clock.now(), spend.deadline)
+            held = await self._store.replace(held, replace(held.record, claim=claim))
+            self._checkpoint("claimed")
+            if self._clock.boottime() - begun < CLAIM_FRESH:
+                return held
+        await self._release(held, before)
+        raise NotSent(
+            "the private state takes longer to write than a claim stays fresh; nothing was sent", code="slow_store"
+        )
+
+    async def _release(self, held: Versioned, before: Claim | None) -> None:
+        """Take a claim back of which nothing was sent; a replay leaves the first attempt in doubt, as it was."""
+        try:
+            await self._store.replace(held, replace(held.record, claim=before))
+        except StoreError as error:
+            # The claim stays open, which only makes the next try more careful than it had to be.
+            log.warning("a claim could not be taken back: %s: %s", held.record.key, error)
+
+    async def _keep(self, attempt_id: str, answer: HttpResponse) -> None:
+        """Escrow the answer; a failure is survivable, since the answer is still in memory."""
+        try:
+            await self._escrow.keep(attempt_id, answer)
+        except StoreError as error:
+            log.warning("an answer could not be put into escrow before its commit: %s", error)
+
+    async def _conclude(
+        self, held: Versioned, exchange: Exchange, answer: HttpResponse, apply: Apply, before: Claim | None
+    ) -> Versioned:
+        """Parse the answer and commit what it says; ``before`` is the doubt that a refused replay falls back to."""
+        claim = held.record.claim
+        attempt_id = claim.attempt_id if claim is not None else ""
+        try:
+            exchange.send(answer)
+        except StopIteration as stop:
+            issued: TokenSet = stop.value
+            committed = await self._commit(held, lambda record: apply(record, issued).without_claim())
+        except Ambiguous as error:
+            error.retry = RetryClass.IN_DOUBT
+            await self._escrow.release(attempt_id)
+            raise
+        except Refused as refusal:
+            settled = _refused(refusal, before)
+            await self._commit(held, settled)
+            await self._escrow.release(attempt_id)
+            raise
+        else:
+            raise ExchangeError("a refresh wants more than one request; this is a defect of Keyferry")
+        self._checkpoint("committed")
+        await self._escrow.release(attempt_id)
+        return committed
+
+    async def _commit(self, held: Versioned, change: Callable[[Record], Record]) -> Versioned:
+        """Write the outcome until it is written, but only over the claim that it belongs to."""
+        claim = held.record.claim
+        for attempt in itertools.count():
+            try:
+                self._checkpoint("commit")
+                return await self._store.replace(held, change(held.record))
+            except Conflict:
+                current = await self._store.read(held.record.key)
+                if current is None or current.record.claim != claim:
+                    # A write whose reply was lost looks like this too: then it is our own commit.
+                    if current is not None and current.record.generation > held.record.generation:
+                        return current
+                    raise
+                held = current
+            except StoreError as error:
+                pause = COMMIT_BACKOFF[min(attempt, len(COMMIT_BACKOFF) - 1)]
+                log.warning(
+                    "an answer arrived and cannot be stored yet: %s: %s; trying again in %g s",
+                    held.record.key,
+                    error,
+                    pause,
+                )
+                await self._clock.sleep(pause)
+        raise AssertionError("unreachable: the loop ends by return or raise only")
+
+
+def _refused(refusal: Refused, before: Claim | None) -> Callable[[Record], Record]:
+    """Return what a refusal means for the record: the credential ended, or it was not touched."""
+
+    def change(record: Record) -> Record:
+        if refusal.retry is RetryClass.NEEDS_PERSON:
+            return replace(record, claim=None, refresh_ended=refusal.message)
+        return replace(record, claim=before)
+
+    return change

@@ -1,0 +1,248 @@
+"""Decides what to do next for one identity. Pure: everything it looks at was gathered before.
+
+``plan`` asks an ordered chain of small checks; the first that has something to say decides, and its reason is what
+people see. ``route`` then picks how to get a token, once the credentials of the resource are known.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from keyferry.doubt import DoubtPolicy, Judgement, Verdict, judge
+from keyferry.errors import Reason, RetryClass
+from keyferry.freshness import keepalive_time
+
+if TYPE_CHECKING:
+    from keyferry.record import Record
+
+NEVER: Final = math.inf
+
+
+class Action(enum.Enum):
+    """What the shell is to do."""
+
+    KEEP = "keep"
+    """Nothing until the step's time."""
+    PUBLISH = "publish"
+    """Write the stored token to where workloads read it."""
+    EXCHANGE = "exchange"
+    """Get a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A decision: what to do, why, and when to look again (Unix seconds)."""
+
+    action: Action
+    reason: Reason
+    at: float
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last failure, remembered so that backoff survives a restart."""
+
+    count: int
+    next_attempt: float
+    """Unix seconds; infinite where only a change helps."""
+    reason: Reason
+    retry: RetryClass
+    code: str
+    message: str
+    cause: str = ""
+    """Fingerprint of the spec and credentials that failed: when it changes, the backoff is waived."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedState:
+    """What workloads can see."""
+
+    uid: str
+    revision: int
+    generation: int
+    files_hash: str
+    intact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The world as one identity sees it, gathered once."""
+
+    uid: str
+    origin: str
+    spec_hash: str
+    files_hash: str
+    grant_refreshes: bool
+    """The grant keeps a refresh token between renewals."""
+    record: Record | None = None
+    published: PublishedState | None = None
+    failure: Failure | None = None
+    suspended: bool = False
+    renew_requested: bool = False
+    wanted_remaining: float = 0.0
+    """Seconds of life that somebody is waiting for just now."""
+    doubt: DoubtPolicy = DoubtPolicy()
+    claim_settled: bool = True
+    claim_settles_at: float = 0.0
+    """When an unsettled claim may be looked at again."""
+    publish_failed: bool = False
+    """The files could not be written just now; a renewal does not wait for that."""
+
+
+Check = Callable[[Observed, float], Step | None]
+
+
+def plan(observed: Observed, now: float) -> Step:
+    """Return the next step for one identity at ``now`` (Unix seconds)."""
+    for check in _CHAIN:
+        step = check(observed, now)
+        if step is not None:
+            return step
+    return _keep(observed, now)
+
+
+def is_behind(observed: Observed) -> bool:
+    """Tell whether the private state is older than what it published: a restored backup, or a clone.
+
+    Its refresh token may be spent by what came after it, so it counts as in doubt.
+    """
+    record, published = observed.record, observed.published
+    return (
+        record is not None
+        and published is not None
+        and published.uid == record.uid
+        and (published.generation > record.generation or published.revision > record.revision)
+    )
+
+
+def judgement(observed: Observed, now: float) -> Judgement | None:
+    """Weigh the open claim, where there is one."""
+    record = observed.record
+    if record is None or record.claim is None:
+        return None
+    expires_at = record.token.expires_at if record.token is not None else None
+    return judge(record.claim, observed.doubt, expires_at=expires_at, settled=observed.claim_settled, now=now)
+
+
+def _suspended(observed: Observed, _now: float) -> Step | None:
+    return Step(Action.KEEP, Reason.SUSPENDED, NEVER, "suspended") if observed.suspended else None
+
+
+def _foreign(observed: Observed, _now: float) -> Step | None:
+    record = observed.record
+    if record is not None and (record.origin != observed.origin or record.uid != observed.uid):
+        return Step(Action.KEEP, Reason.STATE_FOREIGN, NEVER, "the private state belongs to somebody else")
+    return None
+
+
+def _unpublished(observed: Observed, now: float) -> Step | None:
+    record, published = observed.record, observed.published
+    if record is None or record.token is None or is_behind(observed) or observed.publish_failed:
+        return None
+    if now >= record.token.expires_at:
+        return None  # what has expired is of no use to anybody: a new one is due first
+    if published is None or not published.intact:
+        why = "the files are missing or were changed"
+    elif published.uid != record.uid or published.revision < record.revision:
+        why = "the files are older than the token"
+    elif published.files_hash != observed.files_hash:
+        why = "the files are wanted in another form"
+    else:
+        return None
+    return Step(Action.PUBLISH, Reason.ISSUED, now, why)
+
+
+def _failing(observed: Observed, now: float) -> Step | None:
+    failure = observed.failure
+    if failure is None or failure.next_attempt <= now:
+        return None
+    return Step(Action.KEEP, failure.reason, failure.next_attempt, failure.message)
+
+
+def _in_doubt(observed: Observed, now: float) -> Step | None:
+    verdict = judgement(observed, now)
+    if verdict is None:
+        return None
+    if verdict.verdict is Verdict.WAIT:
+        return Step(
+            Action.KEEP, Reason.REFRESH_IN_DOUBT, max(now, observed.claim_settles_at), "a spend may be under way"
+        )
+    if verdict.verdict is Verdict.ASK or verdict.at <= now:
+        return Step(Action.EXCHANGE, Reason.REFRESH_IN_DOUBT, now, "the refresh token may be spent")
+    return Step(Action.KEEP, Reason.REFRESH_IN_DOUBT, verdict.at, "the refresh token may be spent")
+
+
+def _needed(observed: Observed, now: float) -> Step | None:
+    record = observed.record
+    if record is None or record.token is None:
+        return Step(Action.EXCHANGE, Reason.PENDING, now, "there is no token yet")
+    if record.wrong_subject:
+        return Step(Action.EXCHANGE, Reason.WRONG_SUBJECT, now, "the last token was somebody else's")
+    if record.spec_hash != observed.spec_hash:
+        return Step(Action.EXCHANGE, Reason.RETRYING, now, "the resource changed")
+    if now >= record.token.expires_at:
+        return Step(Action.EXCHANGE, Reason.EXPIRED, now, "the token expired")
+    if observed.renew_requested:
+        return Step(Action.EXCHANGE, Reason.ISSUED, now, "a renewal was asked for")
+    if record.token.expires_at - now < observed.wanted_remaining:
+        return Step(Action.EXCHANGE, Reason.ISSUED, now, "a consumer needs a longer life")
+    if is_behind(observed):
+        return Step(Action.EXCHANGE, Reason.REFRESH_IN_DOUBT, now, "the private state is older than the files")
+    if now >= next_renewal(record, refreshes=observed.grant_refreshes):
+        return Step(Action.EXCHANGE, Reason.ISSUED, now, "the renewal is due")
+    return None
+
+
+def _keep(observed: Observed, _now: float) -> Step:
+    record = observed.record
+    at = NEVER if record is None else next_renewal(record, refreshes=observed.grant_refreshes)
+    return Step(Action.KEEP, Reason.ISSUED, at)
+
+
+def next_renewal(record: Record, *, refreshes: bool) -> float:
+    """Return when the record's token, or the refresh token behind it, must be renewed."""
+    keepalive = None
+    if refreshes and record.refresh_token is not None and not record.refresh_ended:
+        keepalive = keepalive_time(record.refresh_issued_at, record.refresh_idle)
+    return record.renewal_time if keepalive is None else min(record.renewal_time, keepalive)
+
+
+_CHAIN: Final[tuple[Check, ...]] = (_suspended, _foreign, _unpublished, _failing, _in_doubt, _needed)
+
+
+class Route(enum.Enum):
+    """How to get the next token."""
+
+    OBTAIN = "obtain"
+    """The grant's own request."""
+    SEED = "seed"
+    """The first refresh, with the refresh token that a person gave."""
+    REFRESH = "refresh"
+    REPLAY = "replay"
+    """The one recorded second try of a refresh that is in doubt."""
+    ASK = "ask"
+    """Nothing may be sent before a person gives a new credential."""
+
+
+def route(observed: Observed, *, seed: str | None, can_login: bool, now: float) -> Route:
+    """Pick the way to the next token.
+
+    ``seed`` is the fingerprint of the configured seed (None where the grant has none); ``can_login`` tells that
+    the grant's own request may be made again at any time.
+    """
+    record = observed.record
+    if seed is not None and (record is None or record.seed != seed):
+        return Route.SEED
+    if not observed.grant_refreshes or record is None or record.refresh_token is None or record.refresh_ended:
+        return Route.OBTAIN if can_login else Route.ASK
+    verdict = judgement(observed, now)
+    if verdict is None:
+        return Route.REFRESH
+    if verdict.verdict is Verdict.LOGIN:
+        return Route.OBTAIN
+    return Route.REPLAY if verdict.verdict is Verdict.REPLAY and verdict.at <= now else Route.ASK

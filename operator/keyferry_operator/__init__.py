@@ -1,0 +1,1 @@
+"""The Kubernetes operator of Keyferry: an adapter over the engine in `keyferry`."""
