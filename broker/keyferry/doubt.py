@@ -41,6 +41,8 @@ class DoubtPolicy:
     """How long after a spend the provider takes the same refresh token again."""
     replay_once: bool = True
     """``inDoubt: ReplayOnce``; False is ``AskPerson``."""
+    reusable: bool = False
+    """``rotation: Reusable``: a refresh token is good again and again, so no doubt about a spend matters."""
     can_login: bool = False
     """The grant holds a credential that may begin a new session."""
     deadline: float = 10.0
@@ -65,13 +67,21 @@ def settle_time(claim: Claim, *, holder_gone: bool) -> float:
 
 def judge(claim: Claim, policy: DoubtPolicy, *, expires_at: float | None, settled: bool, now: float) -> Judgement:
     """Weigh an open claim. ``expires_at`` is the end of the access token that is still served, if there is one."""
+    if policy.reusable:
+        return Judgement(Verdict.REPLAY, now)
     if policy.can_login:
         return Judgement(Verdict.LOGIN, now)
     if claim.attempt >= FINAL_ATTEMPT:
         return Judgement(Verdict.ASK, now)
     if not settled:
         return Judgement(Verdict.WAIT, now)
-    if now + policy.deadline <= claim.claimed_at + policy.reuse_window:
+    return _weigh(claim, policy, expires_at, now)
+
+
+def _weigh(claim: Claim, policy: DoubtPolicy, expires_at: float | None, now: float) -> Judgement:
+    """Weigh a settled first attempt: replay at once, later, or never."""
+    # A claim from the future says that the clock went back: then nobody can tell how much of the window is left.
+    if claim.claimed_at <= now and now + policy.deadline <= claim.claimed_at + policy.reuse_window:
         return Judgement(Verdict.REPLAY, now)
     if not policy.replay_once:
         return Judgement(Verdict.ASK, now)

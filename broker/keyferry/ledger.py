@@ -14,7 +14,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from keyferry.errors import Ambiguous, Conflict, ExchangeError, NotSent, Refused, RetryClass, StoreError
+from keyferry.errors import (
+    Ambiguous,
+    Conflict,
+    ExchangeError,
+    NotSent,
+    Refused,
+    RetryClass,
+    StoreError,
+    StoreUnavailable,
+)
 from keyferry.record import Claim, Record, Versioned
 
 if TYPE_CHECKING:
@@ -81,20 +90,25 @@ class Ledger:
         await self._escrow.reserve(attempt_id)
         try:
             held = await self._claim(held, spend, attempt_id)
-        except StoreError:
-            await self._escrow.release(attempt_id)
+        except (StoreError, NotSent):
+            await self._forget(attempt_id)
             raise
-        exchange = spend.begin(self._clock.now())
-        request = next(exchange)
+        try:
+            exchange = spend.begin(self._clock.now())
+            request = next(exchange)
+        except Exception:
+            await self._release(held, before)
+            await self._forget(attempt_id)
+            raise
         try:
             self._checkpoint("spend")
             answer = await spend.send(request)
         except NotSent:
             await self._release(held, before)
-            await self._escrow.release(attempt_id)
+            await self._forget(attempt_id)
             raise
         except Ambiguous as error:
-            await self._escrow.release(attempt_id)
+            await self._forget(attempt_id)
             error.retry = RetryClass.IN_DOUBT
             raise
         self._checkpoint("answered")
@@ -125,7 +139,11 @@ class Ledger:
             self._checkpoint("claim")
             begun = self._clock.boottime()
             claim = Claim(digest, attempt_id, spend.attempt, self._holder, self._clock.now(), spend.deadline)
-            held = await self._store.replace(held, replace(held.record, claim=claim))
+            try:
+                held = await self._store.replace(held, replace(held.record, claim=claim))
+            except StoreUnavailable:
+                await self._take_back(held, before, attempt_id)
+                raise
             self._checkpoint("claimed")
             if self._clock.boottime() - begun < CLAIM_FRESH:
                 return held
@@ -141,6 +159,22 @@ class Ledger:
         except StoreError as error:
             # The claim stays open, which only makes the next try more careful than it had to be.
             log.warning("a claim could not be taken back: %s: %s", held.record.key, error)
+
+    async def _take_back(self, held: Versioned, before: Claim | None, attempt_id: str) -> None:
+        """Take a claim back of which it is not known whether it was written: an error may come after the fact."""
+        try:
+            current = await self._store.read(held.record.key)
+        except StoreError:
+            return
+        if current is not None and current.record.claim is not None and current.record.claim.attempt_id == attempt_id:
+            await self._release(current, before)
+
+    async def _forget(self, attempt_id: str) -> None:
+        """Give the escrow's space back; what cannot be removed now is swept at the next start."""
+        try:
+            await self._escrow.release(attempt_id)
+        except StoreError as error:
+            log.debug("the escrow could not be cleaned up: %s", error)
 
     async def _keep(self, attempt_id: str, answer: HttpResponse) -> None:
         """Escrow the answer; a failure is survivable, since the answer is still in memory."""
@@ -162,34 +196,36 @@ class Ledger:
             committed = await self._commit(held, lambda record: apply(record, issued).without_claim())
         except Ambiguous as error:
             error.retry = RetryClass.IN_DOUBT
-            await self._escrow.release(attempt_id)
+            await self._forget(attempt_id)
             raise
         except Refused as refusal:
             settled = _refused(refusal, before)
             await self._commit(held, settled)
-            await self._escrow.release(attempt_id)
+            await self._forget(attempt_id)
             raise
         else:
             raise ExchangeError("a refresh wants more than one request; this is a defect of Keyferry")
         self._checkpoint("committed")
-        await self._escrow.release(attempt_id)
+        await self._forget(attempt_id)
         return committed
 
     async def _commit(self, held: Versioned, change: Callable[[Record], Record]) -> Versioned:
         """Write the outcome until it is written, but only over the claim that it belongs to."""
-        claim = held.record.claim
         for attempt in itertools.count():
             try:
                 self._checkpoint("commit")
-                return await self._store.replace(held, change(held.record))
+                wanted = change(held.record)
+                try:
+                    return await self._store.replace(held, wanted)
+                except Conflict:
+                    current = await self._store.read(held.record.key)
+                    if current is not None and current.record == wanted:
+                        return current  # it was written, and only the reply was lost
+                    if current is None or current.record.claim != held.record.claim:
+                        raise
+                    held = current
             except Conflict:
-                current = await self._store.read(held.record.key)
-                if current is None or current.record.claim != claim:
-                    # A write whose reply was lost looks like this too: then it is our own commit.
-                    if current is not None and current.record.generation > held.record.generation:
-                        return current
-                    raise
-                held = current
+                raise
             except StoreError as error:
                 pause = COMMIT_BACKOFF[min(attempt, len(COMMIT_BACKOFF) - 1)]
                 log.warning(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from keyferry.secret import SecretValue
+if TYPE_CHECKING:
+    from keyferry.secret import SecretValue
 
 
 @dataclass(frozen=True, slots=True, order=True)

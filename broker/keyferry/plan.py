@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from keyferry.doubt import DoubtPolicy, Judgement, Verdict, judge
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from keyferry.record import Record
 
 NEVER: Final = math.inf
+CLOCK_LEEWAY: Final = 10.0
+"""Seconds by which the wall clock may go back before the times of a token are no longer believed."""
 
 
 class Action(enum.Enum):
@@ -86,7 +88,7 @@ class Observed:
     renew_requested: bool = False
     wanted_remaining: float = 0.0
     """Seconds of life that somebody is waiting for just now."""
-    doubt: DoubtPolicy = DoubtPolicy()
+    doubt: DoubtPolicy = field(default_factory=DoubtPolicy)
     claim_settled: bool = True
     claim_settles_at: float = 0.0
     """When an unsettled claim may be looked at again."""
@@ -125,7 +127,7 @@ def judgement(observed: Observed, now: float) -> Judgement | None:
     record = observed.record
     if record is None or record.claim is None:
         return None
-    expires_at = record.token.expires_at if record.token is not None else None
+    expires_at = record.token.expires_at if record.token is not None and not from_future(record, now) else None
     return judge(record.claim, observed.doubt, expires_at=expires_at, settled=observed.claim_settled, now=now)
 
 
@@ -177,7 +179,7 @@ def _in_doubt(observed: Observed, now: float) -> Step | None:
     return Step(Action.KEEP, Reason.REFRESH_IN_DOUBT, verdict.at, "the refresh token may be spent")
 
 
-def _needed(observed: Observed, now: float) -> Step | None:
+def _needed(observed: Observed, now: float) -> Step | None:  # noqa: PLR0911 - one line for each reason
     record = observed.record
     if record is None or record.token is None:
         return Step(Action.EXCHANGE, Reason.PENDING, now, "there is no token yet")
@@ -187,6 +189,8 @@ def _needed(observed: Observed, now: float) -> Step | None:
         return Step(Action.EXCHANGE, Reason.RETRYING, now, "the resource changed")
     if now >= record.token.expires_at:
         return Step(Action.EXCHANGE, Reason.EXPIRED, now, "the token expired")
+    if from_future(record, now):
+        return Step(Action.EXCHANGE, Reason.ISSUED, now, "the clock went back, so the token's end is uncertain")
     if observed.renew_requested:
         return Step(Action.EXCHANGE, Reason.ISSUED, now, "a renewal was asked for")
     if record.token.expires_at - now < observed.wanted_remaining:
@@ -202,6 +206,15 @@ def _keep(observed: Observed, _now: float) -> Step:
     record = observed.record
     at = NEVER if record is None else next_renewal(record, refreshes=observed.grant_refreshes)
     return Step(Action.KEEP, Reason.ISSUED, at)
+
+
+def from_future(record: Record, now: float) -> bool:
+    """Tell whether the record's token was issued later than now: the clock went back, and its end cannot be told.
+
+    What is left of it by the clock may be an hour more than the provider grants, so it is renewed at once.
+    """
+    token = record.token
+    return token is not None and token.issued_at - now > min(CLOCK_LEEWAY, token.lifetime / 4)
 
 
 def next_renewal(record: Record, *, refreshes: bool) -> float:
@@ -225,6 +238,8 @@ class Route(enum.Enum):
     REFRESH = "refresh"
     REPLAY = "replay"
     """The one recorded second try of a refresh that is in doubt."""
+    WAIT = "wait"
+    """A refresh is in doubt, and the time to do something about it has not come."""
     ASK = "ask"
     """Nothing may be sent before a person gives a new credential."""
 
@@ -245,4 +260,6 @@ def route(observed: Observed, *, seed: str | None, can_login: bool, now: float) 
         return Route.REFRESH
     if verdict.verdict is Verdict.LOGIN:
         return Route.OBTAIN
-    return Route.REPLAY if verdict.verdict is Verdict.REPLAY and verdict.at <= now else Route.ASK
+    if verdict.verdict is Verdict.ASK:
+        return Route.ASK
+    return Route.REPLAY if verdict.verdict is Verdict.REPLAY and verdict.at <= now else Route.WAIT

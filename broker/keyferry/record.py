@@ -180,8 +180,8 @@ def loads(data: bytes) -> tuple[Record, int]:
 
 _PLAIN: Final = (
     "origin", "source", "generation", "revision", "spec_hash", "seed", "refresh_issued_at", "refresh_expires_at",
-    "refresh_idle", "session_started_at", "refresh_ended", "api_keys", "renewal_time", "minimum_remaining", "wrong_subject",
-    "buried_at",
+    "refresh_idle", "session_started_at", "refresh_ended", "api_keys", "renewal_time", "minimum_remaining",
+    "wrong_subject", "buried_at",
 )  # fmt: skip
 
 _TOKEN_PLAIN: Final = (

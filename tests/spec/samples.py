@@ -80,7 +80,12 @@ spec:
 ---
 apiVersion: keyferry.dev/v1alpha1
 kind: ServiceIdentity
-metadata: {name: nightly-ingest, namespace: batch, uid: u-1, generation: 3, annotations: {keyferry.dev/renew: now, other: x}}
+metadata:
+  name: nightly-ingest
+  namespace: batch
+  uid: u-1
+  generation: 3
+  annotations: {keyferry.dev/renew: now, other: x}
 spec:
   providerRef: {kind: TokenProvider, name: aiod}
   grant:

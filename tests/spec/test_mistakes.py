@@ -53,7 +53,11 @@ IDENTITY_MISTAKES = [
     (identity(grant={}), "spec.grant.type", "is missing"),
     (identity(grant={"type": 5}), "spec.grant.type", "must be one of ClientCredentials"),
     (grant("Password"), "spec.grant.password", "is missing; type: Password needs it"),
-    (grant("Password", password={"usernameFrom": REF}), "spec.grant.password.passwordFrom", "is missing: Where the pas"),
+    (
+        grant("Password", password={"usernameFrom": REF}),
+        "spec.grant.password.passwordFrom",
+        "is missing: Where the pas",
+    ),
     (grant("RefreshToken"), "spec.grant.refreshToken", "is missing; type: RefreshToken needs it"),
     (grant("RefreshToken", refreshToken={"from": {}}), "spec.grant.refreshToken.from.secretKeyRef", "is missing"),
     (grant("JwtBearer"), "spec.grant.jwtBearer", "is missing"),
@@ -109,11 +113,30 @@ IDENTITY_MISTAKES = [
     (identity(parameters={"n": 2}), "spec.parameters.n", "put it in quotes"),
     *(
         (identity(parameters={name: "x"}), f"spec.parameters.{name}", "set by the protocol itself")
-        for name in (
-            "grant_type client_id client_secret client_assertion client_assertion_type scope refresh_token username "
-            "password assertion subject_token subject_token_type actor_token actor_token_type requested_token_type "
-            "audience resource code code_verifier redirect_uri device_code Client_ID"
-        ).split()
+        for name in [
+            "grant_type",
+            "client_id",
+            "client_secret",
+            "client_assertion",
+            "client_assertion_type",
+            "scope",
+            "refresh_token",
+            "username",
+            "password",
+            "assertion",
+            "subject_token",
+            "subject_token_type",
+            "actor_token",
+            "actor_token_type",
+            "requested_token_type",
+            "audience",
+            "resource",
+            "code",
+            "code_verifier",
+            "redirect_uri",
+            "device_code",
+            "Client_ID",
+        ]
     ),
     (identity(expectedSubject={}), "spec.expectedSubject", "exactly one of subject, email"),
     (identity(expectedSubject={"subject": "a", "email": "b"}), "spec.expectedSubject.email", "beside subject"),
@@ -151,7 +174,11 @@ IDENTITY_MISTAKES = [
     (files(TOKEN | {"variables": {"A": "b"}}), "spec.target.files[0].variables", "it belongs to Env"),
     (files({"format": "Template", "name": "x"}), "spec.target.files[0].template", "format: Template needs it"),
     (files(TOKEN | {"apiServer": "https://a"}), "spec.target.files[0].apiServer", "it belongs to AIoD"),
-    (files({"format": "Env", "name": "x", "variables": {"1A": "b"}}), "spec.target.files[0].variables[1A]", "variable n"),
+    (
+        files({"format": "Env", "name": "x", "variables": {"1A": "b"}}),
+        "spec.target.files[0].variables[1A]",
+        "variable n",
+    ),
     (
         files({"format": "Env", "name": "x", "variables": {"A": "${tokn}"}}),
         "spec.target.files[0].variables.A",
@@ -179,7 +206,11 @@ IDENTITY_MISTAKES = [
     (files({"format": "Tiled"}, {"format": "Tiled"}), "spec.target.files[1].format", "same name as files[0]"),
     (files({"format": "Tiled"}, {"format": "Token", "name": "tiled.env"}), "spec.target.files[1].name", "same name"),
     (files({"format": "Token", "name": "config.toml"}, {"format": "AIoD"}), "spec.target.files[1].format", "same name"),
-    (files({"format": "Token", "name": "labarchives.env"}, {"format": "LabArchives"}), "spec.target.files[1].format", ""),
+    (
+        files({"format": "Token", "name": "labarchives.env"}, {"format": "LabArchives"}),
+        "spec.target.files[1].format",
+        "",
+    ),
 ]
 
 PROVIDER_MISTAKES = [
@@ -271,7 +302,7 @@ def test_the_problem_names_the_field_and_says_what_is_wrong(value: Any, path: st
     assert matching, [str(problem) for problem in loaded.problems]
     assert any(words in problem.message for problem in matching), [str(problem) for problem in matching]
     assert all(problem.reason is Reason.INVALID_SPEC for problem in loaded.problems)
-    assert not loaded.identities + loaded.providers  # type: ignore[operator]
+    assert not loaded.identities + loaded.providers
     assert len(loaded.invalid) == 1
     for problem in loaded.problems:
         assert problem.line is not None
@@ -317,8 +348,8 @@ def test_values_are_never_repeated(value: Any) -> None:
     assert "hunter2" not in repr(loaded.problems)
 
 
-def test_a_number_that_is_no_issuer_has_a_place() -> None:
+def test_a_problem_is_one_line_with_its_place() -> None:
     (problem,) = load(oauth(issuer=ISSUER, lifetime=5)).problems
     assert str(problem) == (
-        "f.yaml:11: TokenProvider batch/x: spec.oauth.lifetime: must be a mapping with the fields assumed, maximum"
+        "f.yaml:15: TokenProvider batch/x: spec.oauth.lifetime: must be a mapping with the fields assumed, maximum"
     )

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,7 +244,7 @@ class Realm:
     name: str
     http_url: str
     https_url: str
-    material: Material
+    material: Material = field(repr=False)
     options: RealmOptions
 
     def issuer(self, *, https: bool = False) -> str:

@@ -48,6 +48,9 @@ def with_session(record: Record, token: TokenSet, context: Context, *, new_sessi
         record = replace(
             record, session_started_at=token.issued_at, refresh_token=None, refresh_idle=None, refresh_expires_at=None
         )
+    elif not record.session_started_at:
+        # A seed was planted, and an earlier try to spend it was cut off.
+        record = replace(record, session_started_at=token.issued_at)
     if token.refresh_token is not None:
         record = _with_refresh_token(record, token, context.idle)
     bare = replace(token, refresh_token=None, refresh_expires_at=None)
@@ -102,8 +105,8 @@ def check_publishable(token: TokenSet) -> None:
     """Raise AnswerError for an access token that must not reach a workload."""
     if not token.publishable:
         raise AnswerError(
-            f"the provider issued a token that cannot be used: {token.problem}. What was published before stays until it"
-            " expires; change the client's settings at the provider, or the resource."
+            f"the provider issued a token that cannot be used: {token.problem}. What was published before stays until"
+            " it expires; change the client's settings at the provider, or the resource."
         )
 
 

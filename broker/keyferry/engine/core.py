@@ -78,7 +78,7 @@ class Engine:
             self._agenda,
             self._queue,
             suspend_all=settings.suspend_all,
-            observe_seconds=lambda provider, seconds: self.exchange_seconds(provider, seconds),
+            observe_seconds=self._observe_seconds,
         )
         self.open_claims: set[str] = set()
         """Attempt ids of the claims that were open when the engine started."""
@@ -146,16 +146,23 @@ class Engine:
         self._look_at({key}, waive=True)
         return 0.0
 
-    def want(self, key: ObjectKey, minimum_remaining: float) -> None:
-        """Ask for a token that lives for at least so many seconds more; renews at a bounded rate."""
+    def want(self, key: ObjectKey, minimum_remaining: float) -> float:
+        """Ask for a token that lives for at least so many seconds more; renews at a bounded rate.
+
+        Returns 0, or for how many seconds a renewal is still refused.
+        """
         entry = self.roster.entries[key]
         left = entry.expiration_time - self._ports.clock.now()
         now = self._ports.clock.monotonic()
-        if left >= minimum_remaining or now - entry.last_renewal < self._settings.renew_interval:
-            return
+        if left >= minimum_remaining:
+            return 0.0
+        wait = entry.last_renewal + self._settings.renew_interval - now
+        if wait > 0:
+            return wait
         entry.last_renewal = now
         entry.wanted_remaining = minimum_remaining
         self._look_at({key})
+        return 0.0
 
     def republish(self, key: ObjectKey) -> None:
         """Look at an identity whose files are missing or changed."""
@@ -169,12 +176,12 @@ class Engine:
         """Return the status of every identity, by namespace and name."""
         return [self._status(self.roster.entries[key]) for key in sorted(self.roster.entries)]
 
-    async def wait_for(self, key: ObjectKey, done: Callable[[IdentityStatus], bool], timeout: float) -> bool:
-        """Wait until an identity's status satisfies ``done``; False when ``timeout`` seconds passed first."""
+    async def wait_for(self, key: ObjectKey, done: Callable[[IdentityStatus], bool], patience: float) -> bool:
+        """Wait until an identity's status satisfies ``done``; False when ``patience`` seconds passed first."""
         changed = asyncio.Event()
         self._watchers.add(changed)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 while key not in self.roster.entries or not done(self.status(key)):
                     await changed.wait()
                     changed.clear()
@@ -206,16 +213,18 @@ class Engine:
                 entry.failure_kept = True
         unknown: list[Versioned] = []
         seen: set[ObjectKey] = set()
+        alive: set[str] = set()
         async for held in self._ports.store.records():
             entry = self.roster.entries.get(held.record.key)
             if entry is None:
                 unknown.append(held)
                 continue
             seen.add(entry.key)
+            alive.add(held.record.uid)
             if held.record.claim is not None:
                 self.open_claims.add(held.record.claim.attempt_id)
             await self._worker.take_up(entry, held)
-        await self._undertaker.load()
+        await self._undertaker.load(alive)
         self._started = True
         for key in self.roster.entries.keys() - seen:
             self._agenda.put(key, 0.0)
@@ -324,6 +333,9 @@ class Engine:
             await asyncio.wait(set(self._tasks), timeout=1)
 
     # --- tasks --------------------------------------------------------------------------------------------------------
+
+    def _observe_seconds(self, provider: str, seconds: float) -> None:
+        self.exchange_seconds(provider, seconds)
 
     def _spawn(self, work: Coroutine[Any, Any, None], entry: Entry, *, checking: bool) -> None:
         task = asyncio.create_task(self._guard(work, entry, checking=checking))

@@ -61,7 +61,7 @@ def _pointers(node: Any) -> Iterator[tuple[str, str, str]]:
 
 @dataclass(slots=True)
 class CredentialReader:
-    """Reads for one exchange, in one namespace; ``fingerprint`` then tells whether anything was another value before."""
+    """Reads for one exchange, in one namespace; ``fingerprint`` then tells whether any value changed."""
 
     source: CredentialSource
     namespace: str

@@ -21,7 +21,7 @@ from keyferry.publication import Publication
 from keyferry.record import Claim, Versioned
 from keyferry.render import Delivery, RenderInput, render
 from keyferry.spec.grant import GrantType
-from keyferry.spec.provider import InDoubt, ProviderType
+from keyferry.spec.provider import InDoubt, ProviderType, Rotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,6 +229,7 @@ def _doubt_policy(entry: Entry, provider: Provider | None) -> DoubtPolicy:
     tokens = spec.oauth.refresh_tokens
     return DoubtPolicy(
         reuse_window=tokens.reuse_window,
+        reusable=tokens.rotation is Rotation.REUSABLE,
         replay_once=tokens.in_doubt is InDoubt.REPLAY_ONCE,
         can_login=can_login,
         deadline=spec.limits.timeout,

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from keyferry.engine.apply import reauthorize_by
 from keyferry.engine.status import IdentityStatus
-from keyferry.errors import Reason
 
 if TYPE_CHECKING:
-    from keyferry.errors import KeyferryError
+    from keyferry.errors import KeyferryError, Reason
     from keyferry.model import ObjectKey
     from keyferry.plan import Failure
     from keyferry.record import Claim, Record

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keyferry.client_auth import NoAuthentication
 from keyferry.engine.clients import JWT_TYPE, client_candidates, subject_token, value
 from keyferry.engine.job import Outcome, check_binding, needs_seed
-from keyferry.errors import AnswerError, CredentialError, KeyferryError, Reason, Refused, ResourceError, RetryClass
+from keyferry.errors import (
+    AnswerError,
+    Conflict,
+    CredentialError,
+    KeyferryError,
+    Reason,
+    Refused,
+    ResourceError,
+    RetryClass,
+)
 from keyferry.grants import GRANTS
 from keyferry.grants.inputs import GrantInputs
 from keyferry.grants.rfc6749_refresh_token import refresh
@@ -34,7 +43,12 @@ if TYPE_CHECKING:
     from keyferry.providers.metadata import ProviderMetadata
     from keyferry.secret import SecretValue
     from keyferry.spec.common import Subject
+    from keyferry.spec.identity import ServiceIdentitySpec
     from keyferry.spec.provider import Client, OAuthProvider
+
+
+SUBJECT_REFUSED: Final = frozenset({"invalid_grant", "invalid_request", "invalid_token"})
+"""How providers refuse a subject token or an assertion (RFC 8693 2.2.2, RFC 7523 3.1; Keycloak uses all three)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +118,15 @@ class OAuthExchanger:
         if token is None:
             return None
         context = job.context(bound, oauth.refresh_tokens.idle)
-        outcome = Outcome(job, context, new_session=held.record.generation == 0)
-        committed = await self._ledger.recover(
-            held,
-            lambda started: self._refresh(replace(inputs, started_at=started), held.record, token, one_time=True),
-            outcome.apply,
-        )
+        outcome = Outcome(job, context, new_session=False)
+        try:
+            committed = await self._ledger.recover(
+                held,
+                lambda started: self._refresh(replace(inputs, started_at=started), held.record, token, one_time=True),
+                outcome.apply,
+            )
+        except Refused as error:
+            raise _for_person(job, error) from None
         outcome.check()
         return committed
 
@@ -117,10 +134,14 @@ class OAuthExchanger:
         job = attempt.job
         seed = await self._seed(job)
         digest = seed.fingerprint(self._ports.store.digest_key) if seed is not None else None
+        # A wait for the provider's rate comes before the decision: what is right now may be wrong after it.
+        await job.channel.ready()
         observed = job.observed
         way = route(observed, seed=digest, can_login=job.can_login, now=self._ports.clock.now())
         if way in (Route.REFRESH, Route.REPLAY):
             check_binding(observed.record, attempt.context.binding)
+        if way is Route.WAIT:
+            raise Conflict("it is not the time yet to settle a doubt; the plan says when")
         if way is Route.SEED and seed is not None and digest is not None:
             return await self._plant(attempt, seed, digest)
         if way is Route.REFRESH or way is Route.REPLAY:
@@ -132,7 +153,7 @@ class OAuthExchanger:
                 return await self._spend(attempt, held, token, attempt_no=2 if way is Route.REPLAY else 1)
             except Refused as error:
                 if not (job.can_login and error.retry is RetryClass.NEEDS_PERSON):
-                    raise
+                    raise _for_person(job, error) from None
                 # The session ended, and the grant can begin another.
                 await job.reread()
         elif way is Route.ASK:
@@ -142,6 +163,8 @@ class OAuthExchanger:
     async def _plant(self, attempt: _Attempt, seed: SecretValue, digest: str) -> Versioned:
         """Begin a chain of refresh tokens with the one that a person gave, unless somebody did already."""
         job = attempt.job
+        # The record first: it keeps the uid that the tombstone names, also where nothing but the record does.
+        held = await job.ensure_record()
         owner = await self._ports.store.tombstone(digest, job.uid)
         if owner != job.uid:
             raise CredentialError(
@@ -151,7 +174,6 @@ class OAuthExchanger:
                 reason=Reason.SEED_ALREADY_USED,
                 retry=RetryClass.NEEDS_PERSON,
             )
-        held = await job.ensure_record()
         planted = replace(
             held.record,
             seed=digest,
@@ -160,6 +182,7 @@ class OAuthExchanger:
             refresh_expires_at=None,
             refresh_idle=None,
             refresh_ended="",
+            session_started_at=0.0,
             claim=None,
             binding=attempt.context.binding,
             revocation=attempt.context.revocation,
@@ -182,7 +205,7 @@ class OAuthExchanger:
         await job.channel.ready()
         if reusable:
             issued = await drive(begin(self._ports.clock.now()), job.channel.send)
-            committed = await self._ports.store.replace(held, outcome.apply(held.record, issued))
+            committed = await self._ports.store.replace(held, outcome.apply(held.record, issued).without_claim())
         else:
             spend = Spend(
                 token=token,
@@ -258,7 +281,13 @@ class OAuthExchanger:
     async def _request(self, attempt: _Attempt) -> TokenSet:
         await attempt.job.channel.ready()
         inputs = replace(attempt.inputs, started_at=self._ports.clock.now())
-        return await drive(GRANTS[attempt.job.spec.grant.type](inputs), attempt.job.channel.send)
+        try:
+            return await drive(GRANTS[attempt.job.spec.grant.type](inputs), attempt.job.channel.send)
+        except Refused as error:
+            if error.code in SUBJECT_REFUSED and _presents_fresh_token(attempt.job.spec):
+                # The next try presents another token, so a refusal of this one is not for good.
+                error.retry = RetryClass.SUSPICIOUS
+            raise
 
     def _refresh(self, inputs: GrantInputs, record: Record, token: SecretValue, *, one_time: bool) -> Exchange:
         return refresh(
@@ -323,6 +352,22 @@ class OAuthExchanger:
 
     async def _subject(self, job: Job, reader: CredentialReader, subject: Subject, token_type: str) -> SubjectToken:
         return await subject_token(reader, subject, token_type, self._tokens, job.key)
+
+
+def _for_person(job: Job, error: Refused) -> Refused:
+    """Say that a person is needed where the credential that ended is one that only a person can replace."""
+    if error.retry is RetryClass.NEEDS_PERSON and not job.can_login:
+        error.reason = Reason.APPROVAL_REQUIRED
+    return error
+
+
+def _presents_fresh_token(spec: ServiceIdentitySpec) -> bool:
+    """Tell whether the token that is presented is another one each time: a service account's, or an identity's."""
+    grant = spec.grant
+    subjects = [grant.jwt_bearer.assertion] if grant.jwt_bearer is not None else []
+    if grant.token_exchange is not None:
+        subjects.append(grant.token_exchange.subject)
+    return any(subject.secret_key_ref is None for subject in subjects)
 
 
 def _token_type(subject: Subject, declared: str) -> str:

@@ -127,8 +127,8 @@ class Roster:
         if cycle:
             chain = " -> ".join(key.name for key in cycle)
             return ResourceError(
-                f"ServiceIdentity {entry.key}: its identityRef leads back to itself ({chain}), so none of them could ever"
-                " be first. Let one of them obtain its token in another way.",
+                f"ServiceIdentity {entry.key}: its identityRef leads back to itself ({chain}), so none of them could"
+                " ever be first. Let one of them obtain its token in another way.",
                 reason=Reason.IDENTITY_CYCLE,
             )
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import Reason, RetryClass
 
@@ -31,6 +31,10 @@ class State(enum.StrEnum):
     STALLED = "Stalled"
     PENDING = "Pending"
     SUSPENDED = "Suspended"
+
+
+_OUTLIVED: Final = frozenset({Reason.ISSUED, Reason.RETRYING})
+"""Reasons that no longer say what matters most once the token has expired; the message still says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class IdentityStatus:
 
     def shown_reason(self, now: float) -> Reason:
         """Return the reason as it stands at ``now``: an expiry needs no event to be true."""
-        if self.reason is Reason.ISSUED and self.expiration_time is not None and now >= self.expiration_time:
+        if self.reason in _OUTLIVED and self.expiration_time is not None and now >= self.expiration_time:
             return Reason.EXPIRED
         return self.reason
 

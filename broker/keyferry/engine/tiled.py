@@ -113,15 +113,16 @@ class TiledExchanger:
         self, job: Job, metadata: TiledMetadata, context: Context, seed: SecretValue, digest: str
     ) -> Versioned:
         """Take over a session that a person gave the refresh token of."""
+        # The record first: it keeps the uid that the tombstone names.
+        held = await job.ensure_record()
         owner = await self._ports.store.tombstone(digest, job.uid)
         if owner != job.uid:
             raise CredentialError(
                 f"the refresh token given to ServiceIdentity {job.key} was used before, by another identity or by an"
-                " earlier one of this name; it was not sent. Log in anew and put the new refresh token into the Secret.",
+                " earlier one of this name; it was not sent. Log in anew and put the new refresh token there.",
                 reason=Reason.SEED_ALREADY_USED,
                 retry=RetryClass.NEEDS_PERSON,
             )
-        held = await job.ensure_record()
         job.held = await self._ports.store.replace(
             held,
             replace(
@@ -129,6 +130,7 @@ class TiledExchanger:
                 seed=digest,
                 refresh_token=seed,
                 refresh_ended="",
+                session_started_at=0.0,
                 binding=context.binding,
                 refresh_idle=None,
             ),
@@ -181,7 +183,7 @@ class TiledExchanger:
     async def _mint(
         self, job: Job, metadata: TiledMetadata, held: Versioned, wanted: ApiKey, context: Context
     ) -> Versioned:
-        """Mint a key, note it, and leave the one before to lapse by itself: jobs that read it at their start hold it."""
+        """Mint a key, note it, and leave the one before to lapse by itself, since running jobs hold it."""
         access = held.record.login.access_token if held.record.login is not None else None
         if access is None:
             raise ResourceError("the private state lost the login's access token")

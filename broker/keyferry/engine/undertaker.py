@@ -23,6 +23,8 @@ from keyferry.spec.provider import Client, ClusterTokenProviderSpec, ProviderTyp
 from keyferry.spec.resources import ProviderResource
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from keyferry.client_auth import ClientAuth
     from keyferry.engine.clients import IdentityTokens
     from keyferry.engine.ports import Ports
@@ -53,9 +55,16 @@ class Undertaker:
         self._tokens = tokens
         self._orders: dict[str, _Order] = {}
 
-    async def load(self) -> None:
-        """Take up the orders that an earlier process left."""
+    async def load(self, alive: AbstractSet[str]) -> None:
+        """Take up the orders that an earlier process left.
+
+        ``alive`` are the uids of identities that are declared and have their record: an order for one of them was cut
+        off before the record was put away, and the credentials that it would revoke are in use.
+        """
         async for held in self._ports.store.buried():
+            if held.record.uid in alive:
+                await self._ports.store.settle(held)
+                continue
             self._orders.setdefault(held.record.uid, _Order(held))
 
     @property
@@ -96,8 +105,8 @@ class Undertaker:
                     record,
                     Level.ERROR,
                     "revocation_failed",
-                    f"the credentials of ServiceIdentity {record.key}, which is gone, could not be revoked and stay valid"
-                    f" until they expire: {error.message}. Revoke them at the provider if that matters.",
+                    f"the credentials of ServiceIdentity {record.key}, which is gone, could not be revoked and stay"
+                    f" valid until they expire: {error.message}. Revoke them at the provider if that matters.",
                 )
                 return True
             order.next_attempt = now + backoff(order.attempts, self._ports.rng.random())
@@ -160,7 +169,7 @@ class Undertaker:
         return (await client_candidates(client, reader, issuer, self._tokens, record.key))[0]
 
     async def _revoke_tiled(self, record: Record, provider: Provider, channel: Channel) -> None:
-        """API keys first, for which a login is needed, then the session."""
+        """Delete the API keys, for which a login is needed, then end the session."""
         if record.refresh_token is None or record.refresh_ended:
             return
         metadata = await provider.tiled(channel)

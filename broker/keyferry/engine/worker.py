@@ -11,7 +11,16 @@ from keyferry.engine.job import REFRESHING
 from keyferry.engine.outcome import failure_of, waiting_for_provider
 from keyferry.engine.provider import Channel, Provider, blames_provider
 from keyferry.engine.status import Event, Level
-from keyferry.errors import Conflict, ExchangeError, KeyferryError, PublishError, Reason, RetryClass
+from keyferry.errors import (
+    AnswerError,
+    Conflict,
+    ExchangeError,
+    KeyferryError,
+    PublishError,
+    Reason,
+    RetryClass,
+    StoreError,
+)
 from keyferry.freshness import lifetime_too_short
 from keyferry.plan import Action, next_renewal, plan
 from keyferry.scheduler.lane import backoff
@@ -138,7 +147,7 @@ class Worker:
         try:
             committed = await self._desk.exchange(entry, provider, channel, observed, held, self._note(entry))
         except KeyferryError as error:
-            await self._blame(entry, provider, error)
+            await self._blame(provider, error)
             raise
         provider.lane.succeeded()
         return committed
@@ -159,8 +168,10 @@ class Worker:
             return None
         if held.record.uid != observed.uid or held.record.origin != observed.origin:
             return None
+        recovered = await self._desk.recover(entry, provider, held, self._note(entry))
+        # Only now: where the escrow could not be read, an answer may lie in it, and it is looked for again.
         entry.recovered = claim.attempt_id
-        return await self._desk.recover(entry, provider, held, self._note(entry))
+        return recovered
 
     def _adopt(self, entry: Entry, held: Versioned | None) -> None:
         """Give an identity that the outside does not name its uid, and note the record's times."""
@@ -260,11 +271,12 @@ class Worker:
 
     # --- how it went --------------------------------------------------------------------------------------------------
 
-    async def _blame(self, entry: Entry, provider: Provider, error: KeyferryError) -> None:
+    async def _blame(self, provider: Provider, error: KeyferryError) -> None:
         """Tell the provider's breaker, and take the others out of its queue when it opens."""
         clock = self._ports.clock
         if not blames_provider(error):
-            provider.lane.succeeded()
+            if isinstance(error, ExchangeError | AnswerError):  # any other says nothing of the provider
+                provider.lane.succeeded()
             return
         retry_after = error.retry_after if isinstance(error, ExchangeError) else None
         provider.lane.failed(clock.monotonic(), error.message, retry_after)
@@ -297,11 +309,14 @@ class Worker:
         await self._ports.reporter.remember(entry.key, failure)
 
     async def _note_doubt(self, entry: Entry, error: KeyferryError) -> None:
-        """Mark a claim of our own whose request is over: nobody is sending any more, so its doubt may be weighed now."""
+        """Mark a claim of our own whose request is over: nobody is sending any more, so it may be weighed now."""
         if error.retry is not RetryClass.IN_DOUBT:
             return
         error.reason = Reason.REFRESH_IN_DOUBT
-        held = await self._ports.store.read(entry.key)
+        try:
+            held = await self._ports.store.read(entry.key)
+        except StoreError:
+            return  # the claim then takes longer to settle, no more
         if held is not None and held.record.claim is not None:
             entry.claim_finished = held.record.claim.attempt_id
 

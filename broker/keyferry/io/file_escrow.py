@@ -6,30 +6,30 @@ only when it is whole: its first line says how long the answer is and what its d
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from keyferry.errors import PublishError, StoreUnavailable
 from keyferry.io.files import Folder
 from keyferry.io.state_dir import unavailable
+from keyferry.io.threads import in_thread
 from keyferry.model import HttpResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
+    from pathlib import Path
     from typing import TypeVar
 
     T = TypeVar("T")
 
 DIRECTORY: Final = "escrow"
 RESERVED: Final = 1 << 17
-"""Bytes set aside for an answer; real ones are a few kilobytes. A longer one is written all the same, space permitting."""
+"""Bytes set aside for an answer; real ones are a few kilobytes, and a longer one is written if there is space."""
 
 KEPT_HEADERS: Final = frozenset({"content-type", "retry-after", "date"})
 
@@ -125,7 +125,7 @@ class FileEscrow:
 
     async def _in_thread(self, doing: str, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            return await in_thread(self._executor, work)
         except PublishError as error:
             raise StoreUnavailable(error.message) from error
         except OSError as error:

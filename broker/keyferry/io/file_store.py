@@ -6,7 +6,6 @@ process that got in all the same (a network file system without working locks) f
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final, final
 from keyferry.errors import Conflict, PublishError, StoreError, StoreUnavailable
 from keyferry.io.files import Folder
 from keyferry.io.state_dir import unavailable
+from keyferry.io.threads import in_thread
 from keyferry.record import Record, Versioned, dumps, loads
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class FileStore:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            return await in_thread(self._executor, work)
         except PublishError as error:
             raise StoreUnavailable(error.message) from error
         except OSError as error:
@@ -148,8 +148,8 @@ class FileStore:
             record, version = loads(data)
         except StoreError as error:
             raise StoreError(
-                f"{self._root / name}: {error.message}. Nothing was sent. Restore the file from a backup, or move it away"
-                " to start over."
+                f"{self._root / name}: {error.message}. Nothing was sent. Restore the file from a backup, or move it"
+                " away to start over."
             ) from None
         return Versioned(record, str(version))
 

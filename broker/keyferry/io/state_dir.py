@@ -18,15 +18,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from keyferry.errors import PublishError, StoreError, StoreUnavailable
-from keyferry.io.files import Folder
+from keyferry.io.files import Folder, sweep_temporaries
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
 LOCK_NAME: Final = "lock"
@@ -74,6 +75,7 @@ class StateDir:
             raise unavailable("open", path, error) from error
         try:
             _take(lock, path)
+            _sweep(path)
             origin, key = _identity(path)
         except BaseException:
             os.close(lock)
@@ -137,6 +139,12 @@ def _take(lock: int, path: Path) -> None:
         os.pwrite(lock, f"pid {os.getpid()} on {os.uname().nodename}".encode(), 0)
 
 
+def _sweep(path: Path) -> None:
+    """Remove what a killed holder left half-written: it may hold secrets, and the lock says that nobody writes now."""
+    with contextlib.suppress(PublishError):
+        sweep_temporaries(path, older_than=-math.inf)
+
+
 def _read_holder(lock: int) -> str:
     with contextlib.suppress(OSError):
         text = os.pread(lock, 200, 0).decode("ascii", "replace")
@@ -162,6 +170,6 @@ def _identity(path: Path) -> tuple[str, bytes]:
         origin, key = str(data["origin"]), bytes.fromhex(data["key"])
     except (ValueError, KeyError, TypeError):
         raise StoreUnavailable(
-            f"{path / IDENTITY_NAME} is damaged. Restore it from a backup; without it the records beside it cannot be used."
+            f"{path / IDENTITY_NAME} is damaged. Restore it from a backup: the records need it."
         ) from None
     return origin, key

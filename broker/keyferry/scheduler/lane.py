@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
-import random
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import random
 
 BACKOFF_FLOOR: Final = 1.0
 BACKOFF_CAP: Final = 300.0
@@ -13,6 +15,8 @@ BREAKER_THRESHOLD: Final = 5
 """Failures in a row, over all identities of the provider, that open the breaker."""
 MAXIMUM_RETRY_AFTER: Final = 3600.0
 """Seconds; a provider that asks for more is asked again after this all the same."""
+
+ROUNDING: Final = 1e-9
 
 
 def backoff(count: int, draw: float, *, floor: float = 0.0) -> float:
@@ -55,6 +59,7 @@ class Lane:
         self._failures = 0
         self._opened = 0
         self._closed_until = 0.0
+        self._asked_until = 0.0
         self._breaker = Breaker.CLOSED
         self.last_problem = ""
 
@@ -88,7 +93,9 @@ class Lane:
         if self._closed_until > now:
             return self._closed_until - now
         self._refill(now)
-        return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self.limits.requests_per_second
+        missing = 1 - self._tokens
+        # A rounding error is no reason to wait: the wait would be too short for a clock to show.
+        return 0.0 if missing <= ROUNDING else missing / self.limits.requests_per_second
 
     def start(self, now: float) -> None:
         """Take a slot and the permit of the first request."""
@@ -108,19 +115,25 @@ class Lane:
         """Give the slot back."""
         self._busy -= 1
 
-    def succeeded(self) -> None:
-        """Note that the provider answered sensibly (a refusal is sensible, too)."""
+    def succeeded(self) -> bool:
+        """Note that the provider answered sensibly (a refusal is sensible, too); return whether that ended an outage.
+
+        What the provider asked for with Retry-After stays in force: the answer may be to an earlier request.
+        """
+        recovered = self._breaker is not Breaker.CLOSED
         self._failures = 0
         self._opened = 0
         self._breaker = Breaker.CLOSED
-        self._closed_until = 0.0
+        self._closed_until = self._asked_until
+        return recovered
 
     def failed(self, now: float, problem: str, retry_after: float | None = None) -> None:
         """Note that the provider did not answer, or asked to be left alone for ``retry_after`` seconds."""
         self._failures += 1
         self.last_problem = problem
         if retry_after is not None and retry_after > 0:
-            self._closed_until = max(self._closed_until, now + min(retry_after, MAXIMUM_RETRY_AFTER))
+            self._asked_until = max(self._asked_until, now + min(retry_after, MAXIMUM_RETRY_AFTER))
+            self._closed_until = max(self._closed_until, self._asked_until)
         if self._breaker is Breaker.HALF_OPEN or self._failures >= BREAKER_THRESHOLD:
             if self._breaker is not Breaker.OPEN:
                 self._opened += 1

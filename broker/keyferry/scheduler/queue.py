@@ -29,7 +29,7 @@ class Queue:
         return key in self._waiting
 
     def put(self, lane: str, key: ObjectKey, deadline: float) -> None:
-        """Queue ``key`` for an exchange that is wanted before ``deadline`` (Unix seconds); once, however often asked."""
+        """Queue ``key``, once however often asked, for an exchange wanted before ``deadline`` (Unix seconds)."""
         if key in self._waiting:
             return
         serial = next(self._serial)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from pydantic import ValidationError
 
 from keyferry.model import ObjectKey
-from keyferry.spec.common import LABEL_PATTERN, NAME_PATTERN, PATTERN_WORDS, Model
+from keyferry.spec.common import LABEL_PATTERN, NAME_PATTERN, PATTERN_WORDS, Mistake, Model
 from keyferry.spec.core import (
     CONFIG_MAP_KIND,
     SECRET_KIND,
@@ -38,11 +38,12 @@ from keyferry.spec.sharing import Sharing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from keyferry.spec.common import Mistake
     from keyferry.spec.documents import Document
 
 Path: TypeAlias = tuple[str | int, ...]
 
+MAXIMUM_MISTAKES: Final = 100
+"""Of one resource."""
 _LONGEST_NAME: Final = 253
 _LONGEST_LABEL: Final = 63
 _NAME: Final = re.compile(NAME_PATTERN.replace("$", r"\Z"))
@@ -103,7 +104,7 @@ class Loader:
             label = _label(document.value)
             for fault in document.faults:
                 self.problems.append(Problem("", fault.message, source=self._source, line=fault.line, resource=label))
-        if document.value is not None:
+        if document.value is not None or not document.faults:
             self._add_object(document.value, ())
 
     def _problem(self, path: Path, message: str, label: str, base: Path = ()) -> None:
@@ -202,11 +203,21 @@ class Loader:
 
     def _top_level_is_known(self, head: _Head, value: dict[str, Any]) -> bool:
         unknown = [str(name) for name in value if name not in _TOP_LEVEL]
+        mistakes: list[Mistake] = []
         for name in unknown:
             meant = closest(name, _TOP_LEVEL)
             hint = f"; did you mean {meant}?" if meant is not None else "; fields of the resource belong to spec"
-            self._problem((name,), f"is not a known field{hint}", head.label, head.base)
+            mistakes.append(Mistake((name,), f"is not a known field{hint}"))
+        self._mistakes(head, mistakes)
         return not unknown
+
+    def _mistakes(self, head: _Head, mistakes: list[Mistake]) -> None:
+        """Add mistakes in the order of their lines; of very many, the first, for each costs a search for its line."""
+        shown = mistakes[:MAXIMUM_MISTAKES]
+        for path, message in sorted(shown, key=lambda mistake: self._locate((*head.base, *mistake.path)) or 0):
+            self._problem(path, message, head.label, head.base)
+        if len(mistakes) > len(shown):
+            self._problem((), f"has {len(mistakes) - len(shown)} more mistakes", head.label, head.base)
 
     def _spec(self, head: _Head, value: dict[str, Any]) -> Any:
         raw = value.get("spec")
@@ -222,9 +233,7 @@ class Loader:
                 raw = self._sharing.prepare(raw)
             return model.model_validate(raw, by_alias=True, by_name=False)
         except ValidationError as error:
-            mistakes = [(("spec", *path), message) for path, message in explain(error, model)]
-            for path, message in sorted(mistakes, key=lambda mistake: self._locate((*head.base, *mistake[0])) or 0):
-                self._problem(path, message, head.label, head.base)
+            self._mistakes(head, [Mistake(("spec", *path), message) for path, message in explain(error, model)])
             return None
 
     def _add_secret(self, head: _Head, value: dict[str, Any]) -> None:
@@ -240,8 +249,7 @@ class Loader:
             self._keep(head, ConfigMapResource(head.key, data, self._source, self._locate(head.base)))
 
     def _core_is_right(self, head: _Head, mistakes: list[Mistake]) -> bool:
-        for path, message in mistakes:
-            self._problem(path, message, head.label, head.base)
+        self._mistakes(head, mistakes)
         if mistakes:
             self._keep(head, None)
         return not mistakes

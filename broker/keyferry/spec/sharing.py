@@ -55,7 +55,7 @@ class Sharing:
         key = (name, repr(raw))
         known = self._parts.get(key)
         if known is None and len(key[1]) <= _LARGEST:
-            if name == "target" and type(raw.get("files")) is list:
+            if name == "target" and type(raw) is dict and type(raw.get("files")) is list:
                 raw = {**raw, "files": self._shared("files", _FILES, raw["files"])}
             known = self._validate(part, raw)
             if known is not None:
