@@ -72,6 +72,10 @@ def with_record(**changes: object) -> Observed:
             id="not published, but the disk is full",
         ),
         pytest.param(
+            replace(FINE, publishes=False, published=None), Action.KEEP, Reason.ISSUED, 1_300.0, id="kept to itself"
+        ),
+        pytest.param(replace(FINE, publishes=False), Action.PUBLISH, Reason.ISSUED, NOW, id="no longer published"),
+        pytest.param(
             replace(FINE, failure=FAILURE, renew_requested=True), Action.KEEP, Reason.RETRYING, 1_100.0, id="backoff"
         ),
         pytest.param(

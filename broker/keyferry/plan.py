@@ -92,6 +92,8 @@ class Observed:
     claim_settled: bool = True
     claim_settles_at: float = 0.0
     """When an unsettled claim may be looked at again."""
+    publishes: bool = True
+    """False: nothing is to be seen by workloads (``target.type: None``)."""
     publish_failed: bool = False
     """The files could not be written just now; a renewal does not wait for that."""
 
@@ -146,6 +148,10 @@ def _unpublished(observed: Observed, now: float) -> Step | None:
     record, published = observed.record, observed.published
     if record is None or record.token is None or is_behind(observed) or observed.publish_failed:
         return None
+    if not observed.publishes:
+        return (
+            None if published is None else Step(Action.PUBLISH, Reason.ISSUED, now, "the files are not wanted any more")
+        )
     if now >= record.token.expires_at:
         return None  # what has expired is of no use to anybody: a new one is due first
     if published is None or not published.intact:

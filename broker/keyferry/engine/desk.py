@@ -19,9 +19,10 @@ from keyferry.ledger import Ledger
 from keyferry.plan import Observed, PublishedState, is_behind
 from keyferry.publication import Publication
 from keyferry.record import Claim, Versioned
-from keyferry.render import Delivery, RenderInput, render
+from keyferry.render import RenderInput, render
 from keyferry.spec.grant import GrantType
 from keyferry.spec.provider import InDoubt, ProviderType, Rotation
+from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +85,7 @@ class Desk:
             doubt=_doubt_policy(entry, provider),
             claim_settled=settled,
             claim_settles_at=settles_at,
+            publishes=entry.resource.spec.target.type is not TargetType.NONE,
             publish_failed=_still_failing(entry.publish_failure, self._ports.clock.now()),
         )
 
@@ -131,6 +133,9 @@ class Desk:
         token = record.token
         if token is None:
             return
+        if entry.resource.spec.target.type is TargetType.NONE:
+            await self._ports.publisher.withdraw(entry.key)
+            return
         spec = provider.resource.spec
         api_key = bool(record.api_keys) and spec.type is ProviderType.TILED
         given = RenderInput(
@@ -138,7 +143,8 @@ class Desk:
             revision=record.revision,
             provider_url=spec.tiled.url if spec.tiled is not None else token.issuer,
             api_key=api_key,
-            delivery=Delivery.DIRECTORY,
+            delivery=self._ports.publisher.delivery,
+            directory=self._ports.publisher.place(entry.key),
         )
         publication = Publication(
             key=entry.key,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keyferry.model import ObjectKey
     from keyferry.plan import Failure
     from keyferry.publication import Publication, Published
+    from keyferry.render import Delivery
     from keyferry.secret import SecretValue
     from keyferry.store import Store
 
@@ -38,6 +39,13 @@ class CredentialSource(Protocol):
 
 class Publisher(Protocol):
     """Puts token files where workloads look for them. Raises PublishError."""
+
+    delivery: Delivery
+    """Whether it writes a Secret or a directory: some formats need the one or the other."""
+
+    def place(self, key: ObjectKey) -> str:
+        """Return the absolute directory in which workloads find the files; empty where that is not known."""
+        ...
 
     async def publish(self, publication: Publication) -> Published:
         """Make what lies there be as it says; write nothing where it is already."""
