@@ -45,15 +45,17 @@ class IdentityChain:
                 f" `{{identityName: {consumer.name}}}` to its spec.consumers.",
                 reason=Reason.SECRET_NOT_LABELLED,
             )
+        # Before the look, not after it: a token that is issued in between must not be missed.
+        self._waiting[key].add(consumer)
         held = await self._ports.store.read(key)
         token = held.record.token if held is not None else None
         if token is None or token.expires_at <= self._ports.clock.now():
-            self._waiting[key].add(consumer)
             raise ExchangeError(
                 f"ServiceIdentity {consumer} waits for the token of ServiceIdentity {key}, which has none just now",
                 code="waiting_for_identity",
                 retry=RetryClass.SUSPICIOUS,
             )
+        self._waiting[key].discard(consumer)
         return token.access_token
 
     def issued(self, key: ObjectKey) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import traceback
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from keyferry.engine.status import Event, IdentityStatus, Level
 from keyferry.engine.undertaker import Undertaker
 from keyferry.engine.worker import Worker
 from keyferry.errors import KeyferryError, Reason
+from keyferry.plan import CLOCK_LEEWAY
 from keyferry.scheduler import Agenda, Queue
 from keyferry.spec.identity import DeletionPolicy
 
@@ -55,6 +57,16 @@ class EngineSettings:
     drain: float = DRAIN
 
 
+class Waive(enum.Enum):
+    """Whether looking at an identity forgives its last failure."""
+
+    NEVER = enum.auto()
+    IF_CHANGED = enum.auto()
+    """Where only a change helps, it has to be a change of what failed: a refused password is not tried again because
+    another key of its Secret, or the provider's rate, is another now."""
+    ALWAYS = enum.auto()
+
+
 class Engine:
     """Keeps the tokens of all declared identities fresh. Everything runs in one event loop."""
 
@@ -89,15 +101,20 @@ class Engine:
         self._started = False
         self._stopping = False
         self._watchers: set[asyncio.Event] = set()
+        self._leaving: dict[ObjectKey, DeletionPolicy] = {}
+        self._clock_offset = ports.clock.now() - ports.clock.boottime()
 
     # --- what is declared ---------------------------------------------------------------------------------------------
 
     def declare_provider(self, resource: ProviderResource) -> None:
         """Take in a new or changed provider, and look at the identities that use it."""
-        self._look_at(self.roster.declare_provider(resource), waive=True)
+        self._look_at(self.roster.declare_provider(resource), waive=Waive.IF_CHANGED)
 
     def drop_provider(self, key: ProviderKey) -> None:
         """Forget a provider."""
+        known = self.roster.providers.get(key)
+        if known is not None:
+            self._queue.drain_lane(known.lane_name)
         self._look_at(self.roster.drop_provider(key))
 
     def declare_identity(self, resource: IdentityResource) -> None:
@@ -106,20 +123,40 @@ class Engine:
         if known is not None and known.resource.spec == resource.spec:
             known.resource = resource
             return
+        self._leaving.pop(resource.key, None)
+        self._queue.discard(resource.key)  # it may have waited for another provider
         entry = self.roster.declare_identity(resource)
-        self._look_at({entry.key}, waive=True)
+        self._look_at({entry.key}, waive=Waive.ALWAYS)
+        self._look_at(self.roster.presenters_of(entry.key), waive=Waive.ALWAYS)
 
     async def drop_identity(self, key: ObjectKey) -> None:
-        """Let an identity go: bury its private state as an order to revoke, and withdraw its files."""
+        """Let an identity go: bury its private state as an order to revoke, and withdraw its files.
+
+        Raises StoreError where its state cannot be put away; it is then one of ``leaving``, to be dropped again.
+        """
         entry = self.roster.drop_identity(key)
         self._agenda.discard(key)
         self._queue.discard(key)
-        self._ports.reporter.forget(key)
-        if entry is None:
-            return
-        while entry.busy:  # a spend under way is finished, so that what it brings is revoked as well
-            await self._ports.clock.sleep(0.05)
-        await self._let_go(key, entry.resource.spec.deletion_policy)
+        if entry is not None:
+            self._leaving[key] = entry.resource.spec.deletion_policy
+            while entry.busy:  # a spend under way is finished, so that what it brings is revoked as well
+                await self._ports.clock.sleep(0.05)
+            self._agenda.discard(key)
+            self._ports.reporter.forget(key)
+            self._look_at(self.roster.presenters_of(key))
+        if key in self._leaving:
+            await self._let_go(key, self._leaving[key])
+            self._leaving.pop(key, None)
+
+    @property
+    def leaving(self) -> frozenset[ObjectKey]:
+        """Identities that were dropped and whose private state could not be put away yet."""
+        return frozenset(self._leaving)
+
+    @property
+    def open_revocations(self) -> int:
+        """How many identities that are gone have credentials still to be revoked."""
+        return self._undertaker.open_orders
 
     async def let_go_record(self, held: Versioned) -> None:
         """Let an identity go of which only the record is left."""
@@ -130,7 +167,7 @@ class Engine:
     def credentials_changed(self, references: Iterable[Reference]) -> None:
         """Wake exactly the identities that use a changed Secret or ConfigMap; their backoff is waived."""
         for reference in references:
-            self._look_at(self.roster.users_of(reference), waive=True)
+            self._look_at(self.roster.users_of(reference), waive=Waive.IF_CHANGED)
 
     # --- what people ask for ------------------------------------------------------------------------------------------
 
@@ -143,7 +180,7 @@ class Engine:
             return wait
         entry.last_renewal = now
         entry.renew = True
-        self._look_at({key}, waive=True)
+        self._look_at({key}, waive=Waive.ALWAYS)
         return 0.0
 
     def want(self, key: ObjectKey, minimum_remaining: float) -> float:
@@ -234,6 +271,7 @@ class Engine:
         """Work until ``stop`` is called, then finish what is under way."""
         while not self._stopping:
             self._wake.clear()
+            self._notice_jump()
             self._start_checks()
             self._start_exchanges()
             self._start_revocations()
@@ -251,7 +289,22 @@ class Engine:
         """Close the connections."""
         await self._drivers.close()
 
-    def _look_at(self, keys: Iterable[ObjectKey], *, waive: bool = False) -> None:
+    def _notice_jump(self) -> None:
+        """After the wall clock was set back, look at everybody: their times lie too far ahead now.
+
+        A jump ahead, or a machine that slept, needs no more than the agenda: what is due by the clock is due.
+        """
+        offset = self._ports.clock.now() - self._ports.clock.boottime()
+        jump, self._clock_offset = offset - self._clock_offset, offset
+        if jump >= -CLOCK_LEEWAY:
+            return
+        log.warning("the clock went back by %.0f s; every identity is looked at", -jump)
+        for entry in self.roster.entries.values():
+            entry.shift(jump)
+        self._undertaker.shift(jump)
+        self._look_at(sorted(self.roster.entries, key=lambda key: self.roster.entries[key].expiration_time))
+
+    def _look_at(self, keys: Iterable[ObjectKey], *, waive: Waive = Waive.NEVER) -> None:
         """Put identities on the agenda for now."""
         if not self._started:
             return
@@ -259,9 +312,8 @@ class Engine:
             entry = self.roster.entries.get(key)
             if entry is None:
                 continue
-            if waive:
-                entry.failure = None
-                entry.publish_failure = None
+            if waive is not Waive.NEVER:
+                entry.waive(always=waive is Waive.ALWAYS)
             if entry.busy:
                 entry.again = True
             else:
@@ -308,7 +360,7 @@ class Engine:
         clock = self._ports.clock
         lanes = {provider.lane_name: provider.lane for provider in self.roster.providers.values()}
         waits = [LONGEST_SLEEP, self._queue.next_wait(lanes, clock.monotonic())]
-        if self._revoking is None or self._revoking.done():
+        if (self._revoking is None or self._revoking.done()) and not self._settings.suspend_all:
             waits.append(self._undertaker.next_time() - clock.now())
         if self._checking < CHECKS_AT_ONCE:
             waits.append(self._agenda.next_time() - clock.now())

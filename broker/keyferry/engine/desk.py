@@ -164,7 +164,7 @@ class Desk:
 
     async def cause(self, entry: Entry, provider: Provider | None) -> str:
         """Return a fingerprint of the spec and of every credential that it and its provider point to."""
-        mac = hmac.new(self._ports.store.digest_key, entry.spec_hash.encode(), hashlib.sha256)
+        mac = hmac.new(self._ports.store.digest_key, entry.spec_hash.encode(), "sha256")
         places: list[tuple[str, str, str]] = [
             (entry.key.namespace, name, key) for name, key in named_keys(entry.resource.spec)
         ]
@@ -173,7 +173,7 @@ class Desk:
             places += [(namespace, name, key) for name, key in named_keys(provider.resource.spec)]
         for namespace, name, key in sorted(places):
             try:
-                content = await self._ports.credentials.secret(namespace, name, key)
+                content = await self._ports.credentials.secret(namespace, name, key, frozenset())
             except CredentialError:
                 content = b""
             mac.update(f"\0{namespace}/{name}/{key}\0".encode() + hashlib.sha256(content).digest())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keyferry.engine.apply import reauthorize_by
@@ -73,6 +73,22 @@ class Entry:
         self.expiration_time = record.token.expires_at
         self.renewal_time = record.renewal_time
         self.reauthorize_by = reauthorize_by(record, maximum)
+
+    def waive(self, *, always: bool) -> None:
+        """Forgive the last failure; unless ``always``, one that waits for a change is first compared with what is."""
+        self.publish_failure = None
+        if always or self.failure is None or math.isfinite(self.failure.next_attempt):
+            self.failure = None
+        else:
+            self.failure_checked = False
+
+    def shift(self, seconds: float) -> None:
+        """Move what was planned by the wall clock along with its jump."""
+        if self.failure is not None:
+            self.failure = replace(self.failure, next_attempt=self.failure.next_attempt + seconds)
+        if self.publish_failure is not None:
+            at = self.publish_failure.next_attempt + seconds
+            self.publish_failure = replace(self.publish_failure, next_attempt=at)
 
     def claim_age(self, claim: Claim, now: float) -> float:
         """Return for how long (seconds, monotonic) this process has been looking at an open claim."""

@@ -132,7 +132,7 @@ class OAuthExchanger:
 
     async def _by_route(self, attempt: _Attempt) -> Versioned:
         job = attempt.job
-        seed = await self._seed(job)
+        seed = await self._seed(job, attempt.metadata)
         digest = seed.fingerprint(self._ports.store.digest_key) if seed is not None else None
         # A wait for the provider's rate comes before the decision: what is right now may be wrong after it.
         await job.channel.ready()
@@ -222,10 +222,13 @@ class OAuthExchanger:
         """Make the grant's own request; equal ones in flight are one."""
         job = attempt.job
         issued = await self._shared(attempt) if not job.refreshes else await self._request(attempt)
-        held = await job.ensure_record()
         outcome = Outcome(job, attempt.context, new_session=True)
-        record = replace(outcome.apply(held.record, issued), claim=None)
-        committed = await self._ports.store.replace(held, record)
+        before = job.held.record if job.held is not None else job.new_record()
+        record = outcome.apply(before, issued).without_claim()
+        if job.held is None:
+            committed = await self._ports.store.create(record)
+        else:
+            committed = await self._ports.store.replace(job.held, record)
         return await self._accept(attempt, outcome, committed)
 
     async def _accept(self, attempt: _Attempt, outcome: Outcome, committed: Versioned) -> Versioned:
@@ -266,7 +269,7 @@ class OAuthExchanger:
         try:
             issued = await self._request(attempt)
         except BaseException as error:
-            if isinstance(error, KeyferryError):
+            if isinstance(error, Exception):
                 future.set_exception(error)
                 future.exception()  # whoever waits sees it; nobody waiting is no defect
             else:
@@ -298,15 +301,15 @@ class OAuthExchanger:
             refresh_expires_at=record.refresh_expires_at,
         )
 
-    async def _seed(self, job: Job) -> SecretValue | None:
+    async def _seed(self, job: Job, metadata: ProviderMetadata) -> SecretValue | None:
         grant = job.spec.grant
         if grant.type is not GrantType.REFRESH_TOKEN or grant.refresh_token is None:
             return None
-        return await value(job.identity_reader(), grant.refresh_token.from_)
+        return await value(job.reader(metadata.hosts), grant.refresh_token.from_)
 
     async def _clients(self, job: Job, oauth: OAuthProvider, metadata: ProviderMetadata) -> list[ClientAuth]:
         own: Client | None = job.spec.client
-        reader = job.provider.reader() if own is None else job.identity_reader()
+        reader = job.provider.reader(metadata.hosts) if own is None else job.reader(metadata.hosts)
         return await client_candidates(own or oauth.client, reader, metadata.issuer, self._tokens, job.key)
 
     async def _attempt(
@@ -314,7 +317,7 @@ class OAuthExchanger:
     ) -> _Attempt:
         spec = job.spec
         metadata = metadata.for_client(client)
-        reader = job.identity_reader()
+        reader = job.reader(metadata.hosts)
         inputs = GrantInputs(
             token_endpoint=metadata.token_endpoint,
             issuer=metadata.issuer,

@@ -70,9 +70,9 @@ class Job:
         """Tell whether the grant's own request may be made at any time."""
         return self.spec.grant.type is not GrantType.REFRESH_TOKEN
 
-    def identity_reader(self) -> CredentialReader:
-        """Return a reader for the identity's own references."""
-        return CredentialReader(self.ports.credentials, self.key.namespace, self.ports.store.digest_key)
+    def reader(self, hosts: frozenset[str]) -> CredentialReader:
+        """Return a reader for the identity's own references, whose values go to ``hosts``."""
+        return CredentialReader(self.ports.credentials, self.key.namespace, hosts)
 
     def context(self, binding: Binding, idle: float | None, *, publish: bool = True) -> Context:
         """Return what a record takes in beside a token."""
@@ -85,7 +85,7 @@ class Job:
             binding=binding,
             revocation=Revocation(
                 policy=self.spec.deletion_policy.value,
-                provider=provider.spec.model_dump(mode="json", by_alias=True, exclude_unset=True),
+                provider=self.provider.written_spec,
                 client=(
                     self.spec.client.model_dump(mode="json", by_alias=True, exclude_unset=True)
                     if self.spec.client is not None

@@ -24,15 +24,20 @@ if TYPE_CHECKING:
 class CredentialSource(Protocol):
     """Reads what resources refer to. Every method raises CredentialError where it is not there or may not be used."""
 
-    async def secret(self, namespace: str, name: str, key: str) -> bytes:
-        """Return one key of a Secret, as it is now."""
+    async def secret(self, namespace: str, name: str, key: str, hosts: frozenset[str]) -> bytes:
+        """Return one key of a Secret, as it is now.
+
+        ``hosts`` (each ``host[:port]``) are where it will be sent; none where it is only compared.
+        """
         ...
 
     async def config(self, namespace: str, name: str, key: str) -> bytes:
         """Return one key of a ConfigMap, as it is now."""
         ...
 
-    async def service_account_token(self, namespace: str, name: str, audience: str, expiration: float) -> SecretValue:
+    async def service_account_token(
+        self, namespace: str, name: str, audience: str, expiration: float, hosts: frozenset[str]
+    ) -> SecretValue:
         """Return a token of a service account for ``audience``, good for about ``expiration`` seconds."""
         ...
 

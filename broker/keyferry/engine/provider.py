@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, TYPE_CHECKING
 
 from keyferry import __version__
 from keyferry.engine.credentials import CredentialReader
-from keyferry.errors import Ambiguous, ExchangeError, NotSent, Refused, ResourceError, RetryClass
+from keyferry.errors import Ambiguous, AnswerError, ExchangeError, NotSent, Refused, ResourceError, RetryClass
+from keyferry.grants.document import host_of
 from keyferry.io.http import HttpDriver, drive
 from keyferry.io.tls import ClientCertificate, TlsSettings, build_context
 from keyferry.providers.metadata import ProviderMetadata, discover, with_overrides
@@ -70,6 +71,8 @@ class Provider:
 
     def __init__(self, resource: ProviderResource, ports: Ports, drivers: Drivers) -> None:
         self.resource = resource
+        self.written_spec = _written(resource)
+        """The spec as it was written, for what outlives the resource."""
         self._ports = ports
         self._drivers = drivers
         self.lane = Lane(lane_limits(resource.spec.limits), ports.clock.monotonic(), ports.rng)
@@ -82,6 +85,7 @@ class Provider:
         if resource.spec != self.resource.spec:
             self._metadata = None
             self.lane.resize(lane_limits(resource.spec.limits), self._ports.clock.monotonic())
+            self.written_spec = _written(resource)
         self.resource = resource
 
     @property
@@ -94,12 +98,21 @@ class Provider:
         """Which lane its exchanges wait in."""
         return self.name
 
-    def reader(self) -> CredentialReader:
+    def reader(self, hosts: frozenset[str]) -> CredentialReader:
         """Return a reader for the provider's own references."""
-        return CredentialReader(self._ports.credentials, self.resource.key.namespace, self._ports.store.digest_key)
+        return CredentialReader(self._ports.credentials, self.resource.key.namespace, hosts)
 
-    async def driver(self, reader: CredentialReader) -> HttpDriver:
+    def front(self) -> frozenset[str]:
+        """Return the host that is asked first, before anything is known of the others."""
+        spec = self.resource.spec
+        if spec.tiled is not None:
+            return frozenset({host_of(spec.tiled.url)})
+        urls = [spec.oauth.issuer, spec.oauth.endpoints.token] if spec.oauth is not None else []
+        return frozenset(host_of(url) for url in urls if url)
+
+    async def driver(self) -> HttpDriver:
         """Return the connections, with the CA and client certificate as they are now."""
+        reader = self.reader(self.front())
         tls = self.resource.spec.tls
         authorities: str | None = None
         client: ClientCertificate | None = None
@@ -202,6 +215,10 @@ class Channel:
             self._observe(self._clock.monotonic() - begun)
 
 
+def _written(resource: ProviderResource) -> dict[str, Any]:
+    return resource.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
 def lane_limits(limits: Limits) -> LaneLimits:
     """Return a resource's limits as the scheduler wants them."""
     return LaneLimits(limits.requests_per_second, limits.burst, limits.concurrency)
@@ -210,3 +227,11 @@ def lane_limits(limits: Limits) -> LaneLimits:
 def blames_provider(error: Exception) -> bool:
     """Tell whether a failure says that the provider is not well, so that its breaker should count it."""
     return isinstance(error, ExchangeError) and error.retry in (RetryClass.TRANSIENT, RetryClass.IN_DOUBT)
+
+
+def praises_provider(error: Exception) -> bool:
+    """Tell whether a failure shows that the provider is well: it refused, or issued what cannot be used.
+
+    Most others say nothing of it: a missing secret or a full disk comes before any request.
+    """
+    return isinstance(error, Refused | AnswerError) and not blames_provider(error)

@@ -33,6 +33,7 @@ class Roster:
         self.providers: dict[ProviderKey, Provider] = {}
         self._by_provider: defaultdict[ProviderKey, set[ObjectKey]] = defaultdict(set)
         self._by_reference: defaultdict[Reference, set[ObjectKey]] = defaultdict(set)
+        self._by_subject: defaultdict[ObjectKey, set[ObjectKey]] = defaultdict(set)
 
     def declare_provider(self, resource: ProviderResource) -> set[ObjectKey]:
         """Take in a new or changed provider; return the identities that it concerns."""
@@ -66,8 +67,30 @@ class Roster:
         self._by_provider[entry.provider_key].add(resource.key)
         for reference in references(resource.spec, resource.key.namespace):
             self._by_reference[reference].add(resource.key)
+        for name in identity_refs(resource.spec):
+            self._by_subject[ObjectKey(resource.key.namespace, name)].add(resource.key)
         self.check(entry)
         return entry
+
+    def presenters_of(self, key: ObjectKey) -> set[ObjectKey]:
+        """Return the identities that present this one's token (``identityRef``), directly or by way of others.
+
+        They are checked again: a change of this one may close or open a circle, or give or take its consent.
+        """
+        found: set[ObjectKey] = set()
+        pending = [key]
+        while pending:
+            following = self._by_subject.get(pending.pop(), set()) - found
+            found |= following
+            pending += following
+        found.discard(key)
+        for presenter in found:
+            self.check(self.entries[presenter])
+        return found
+
+    def users_of_provider(self, key: ProviderKey) -> set[ObjectKey]:
+        """Return the identities whose tokens come from a provider."""
+        return set(self._by_provider.get(key, ()))
 
     def drop_identity(self, key: ObjectKey) -> Entry | None:
         """Forget an identity."""
@@ -161,6 +184,8 @@ class Roster:
         self._by_provider[entry.provider_key].discard(entry.key)
         for reference in references(entry.resource.spec, entry.key.namespace):
             self._by_reference[reference].discard(entry.key)
+        for name in identity_refs(entry.resource.spec):
+            self._by_subject[ObjectKey(entry.key.namespace, name)].discard(entry.key)
 
 
 def identity_refs(spec: ServiceIdentitySpec) -> Iterator[str]:

@@ -93,7 +93,7 @@ class TiledExchanger:
     async def _slide(self, job: Job, metadata: TiledMetadata, context: Context) -> Versioned:
         """Refresh the session; log in where there is none, or where it ended and the grant holds a password."""
         record = job.observed.record
-        seed = await self._seed(job)
+        seed = await self._seed(job, metadata)
         digest = seed.fingerprint(self._ports.store.digest_key) if seed is not None else ""
         if seed is not None and (record is None or record.seed != digest):
             return await self._plant(job, metadata, context, seed, digest)
@@ -154,7 +154,7 @@ class TiledExchanger:
             raise ResourceError(
                 f"{job.provider.name} takes a password or a refresh token only", reason=Reason.GRANT_NOT_SUPPORTED
             )
-        reader = job.identity_reader()
+        reader = job.reader(metadata.hosts)
         username = await value(reader, grant.username_from)
         password = await value(reader, grant.password_from)
         await job.channel.ready()
@@ -228,9 +228,9 @@ class TiledExchanger:
         there = {info.first_eight for info in principal.api_keys}
         return tuple(key for key in record.api_keys if key in there)
 
-    async def _seed(self, job: Job) -> SecretValue | None:
+    async def _seed(self, job: Job, metadata: TiledMetadata) -> SecretValue | None:
         grant = job.spec.grant.refresh_token
-        return None if grant is None else await value(job.identity_reader(), grant.from_)
+        return None if grant is None else await value(job.reader(metadata.hosts), grant.from_)
 
 
 def strays(principal: Principal, uid: str, record: Record) -> list[str]:

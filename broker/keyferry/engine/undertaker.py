@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from keyferry.engine.ports import Ports
     from keyferry.engine.provider import Drivers
     from keyferry.model import TokenSet
+    from keyferry.providers.metadata import ProviderMetadata
     from keyferry.record import Record, Revocation, Versioned
     from keyferry.secret import SecretValue
 
@@ -75,6 +76,11 @@ class Undertaker:
     def next_time(self) -> float:
         """Return when to work next (Unix seconds), infinity where there is nothing to do."""
         return min((order.next_attempt for order in self._orders.values()), default=float("inf"))
+
+    def shift(self, seconds: float) -> None:
+        """Move the next attempts along with a jump of the wall clock."""
+        for order in self._orders.values():
+            order.next_attempt += seconds
 
     async def work(self) -> None:
         """Carry out what is due. Raises nothing: every outcome is an event."""
@@ -124,7 +130,7 @@ class Undertaker:
         if order is None or order.policy != DeletionPolicy.REVOKE.value:
             return
         provider = self._provider(record, order)
-        channel = Channel(provider, await provider.driver(provider.reader()), self._ports, lambda _seconds: None)
+        channel = Channel(provider, await provider.driver(), self._ports, lambda _seconds: None)
         if provider.resource.spec.type is ProviderType.TILED:
             await self._revoke_tiled(record, provider, channel)
         else:
@@ -153,20 +159,22 @@ class Undertaker:
         metadata = await provider.oauth(channel)
         if not metadata.revocation_endpoint:
             raise ResourceError("the provider has no revocation endpoint", reason=Reason.GRANT_NOT_SUPPORTED)
-        client = await self._client(record, order, provider, metadata.issuer)
+        client = await self._client(record, order, provider, metadata)
         for token, hint in tokens:
             await drive(
                 revoke(metadata.revocation_endpoint, client, token, hint, self._ports.clock.now()), channel.send
             )
 
-    async def _client(self, record: Record, order: Revocation, provider: Provider, issuer: str) -> ClientAuth:
+    async def _client(
+        self, record: Record, order: Revocation, provider: Provider, metadata: ProviderMetadata
+    ) -> ClientAuth:
         oauth = provider.resource.spec.oauth
         if order.client is not None:
-            reader = CredentialReader(self._ports.credentials, record.key.namespace, self._ports.store.digest_key)
+            reader = CredentialReader(self._ports.credentials, record.key.namespace, metadata.hosts)
             client: Client | None = Client.model_validate(order.client)
         else:
-            reader, client = provider.reader(), oauth.client if oauth is not None else None
-        return (await client_candidates(client, reader, issuer, self._tokens, record.key))[0]
+            reader, client = provider.reader(metadata.hosts), oauth.client if oauth is not None else None
+        return (await client_candidates(client, reader, metadata.issuer, self._tokens, record.key))[0]
 
     async def _revoke_tiled(self, record: Record, provider: Provider, channel: Channel) -> None:
         """Delete the API keys, for which a login is needed, then end the session."""

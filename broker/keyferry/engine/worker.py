@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from keyferry.engine.job import REFRESHING
 from keyferry.engine.outcome import failure_of, waiting_for_provider
-from keyferry.engine.provider import Channel, Provider, blames_provider
+from keyferry.engine.provider import Channel, Provider, blames_provider, praises_provider
 from keyferry.engine.status import Event, Level
 from keyferry.errors import (
-    AnswerError,
     Conflict,
     ExchangeError,
     KeyferryError,
@@ -142,14 +141,14 @@ class Worker:
         if plan(observed, self._ports.clock.now()).action is not Action.EXCHANGE:
             return None
         self._report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "renewing")
-        driver = await provider.driver(provider.reader())
+        driver = await provider.driver()
         channel = Channel(provider, driver, self._ports, lambda seconds: self._observe_seconds(provider.name, seconds))
         try:
             committed = await self._desk.exchange(entry, provider, channel, observed, held, self._note(entry))
         except KeyferryError as error:
             await self._blame(provider, error)
             raise
-        provider.lane.succeeded()
+        self._answered(provider)
         return committed
 
     async def _observe(self, entry: Entry, provider: Provider) -> tuple[Observed, Versioned | None]:
@@ -274,9 +273,9 @@ class Worker:
     async def _blame(self, provider: Provider, error: KeyferryError) -> None:
         """Tell the provider's breaker, and take the others out of its queue when it opens."""
         clock = self._ports.clock
+        if praises_provider(error):
+            self._answered(provider)
         if not blames_provider(error):
-            if isinstance(error, ExchangeError | AnswerError):  # any other says nothing of the provider
-                provider.lane.succeeded()
             return
         retry_after = error.retry_after if isinstance(error, ExchangeError) else None
         provider.lane.failed(clock.monotonic(), error.message, retry_after)
@@ -290,6 +289,22 @@ class Worker:
                 other.failure = waiting_for_provider(error.message, until + self._ports.rng.random(), other.failure)
                 self._agenda.put(key, other.failure.next_attempt)
                 self._report(other, other.failure.reason, other.failure.message)
+
+    def _answered(self, provider: Provider) -> None:
+        """Tell the breaker that the provider is well; when an outage ends, those it held up need wait no longer."""
+        if not provider.lane.succeeded():
+            return
+        now = self._ports.clock.now()
+        waiting = [
+            other
+            for key in self._roster.users_of_provider((provider.resource.kind.value, provider.resource.key))
+            if not (other := self._roster.entries[key]).busy and _held_up(other.failure)
+        ]
+        for other in sorted(waiting, key=lambda held: held.expiration_time):
+            if other.failure is not None:
+                # The count stays: should the recovery be a short one, the pauses go on growing.
+                other.failure = replace(other.failure, next_attempt=now)
+            self._agenda.put(other.key, now)
 
     async def _failed(self, entry: Entry, provider: Provider, error: KeyferryError) -> None:
         """Remember a failure, tell about it once, and plan the next try."""
@@ -359,3 +374,8 @@ class Worker:
 
     def _note(self, entry: Entry) -> Callable[[str], None]:
         return lambda message: self._event(entry, Level.WARNING, "note", Reason.ISSUED, message)
+
+
+def _held_up(failure: Failure | None) -> bool:
+    """Tell whether a failure was the provider's absence, so that its return is the time to try again."""
+    return failure is not None and failure.retry is RetryClass.TRANSIENT and failure.code not in ("store", "error")

@@ -1,19 +1,19 @@
-"""Where ``keyferry run`` finds credentials: Secret documents beside the resources, a directory, the environment, files."""
+"""Where ``keyferry run`` finds credentials: Secret documents beside the resources, a directory, the environment."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import CredentialError, Reason
+from keyferry.io.threads import in_thread
 from keyferry.secret import SecretValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
+    from pathlib import Path
 
     from keyferry.engine.credentials import Reference
 
@@ -49,7 +49,7 @@ class LocalCredentials:
         self._secrets = secrets
         self._configs = configs
 
-    async def secret(self, namespace: str, name: str, key: str) -> bytes:
+    async def secret(self, namespace: str, name: str, key: str, hosts: frozenset[str]) -> bytes:  # noqa: ARG002
         """Return one key of a Secret: from the documents, then the directory, then the environment."""
         document = self._secrets.get((namespace, name, key))
         if document is not None:
@@ -74,7 +74,14 @@ class LocalCredentials:
             )
         return document
 
-    async def service_account_token(self, namespace: str, name: str, audience: str, expiration: float) -> SecretValue:  # noqa: ARG002
+    async def service_account_token(
+        self,
+        namespace: str,
+        name: str,
+        audience: str,
+        expiration: float,  # noqa: ARG002 - whatever keeps the file decides
+        hosts: frozenset[str],  # noqa: ARG002 - the files are the user's own
+    ) -> SecretValue:
         """Return the token in the file that was named for the audience."""
         path = self._settings.service_account_tokens.get(audience)
         if path is None:
@@ -125,7 +132,7 @@ class LocalCredentials:
                     f"{path} cannot be read: {os.strerror(error.errno or 0)}. Check its owner and mode."
                 ) from None
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await in_thread(self._executor, work)
 
     def _missing(self, namespace: str, name: str, key: str, variable: str | None) -> CredentialError:
         places = ["a Secret document beside the resources"]
