@@ -1,0 +1,65 @@
+"""What the operator has seen of the cluster: slim views, kept fresh by watches. No secret value stays in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from keyferry.model import ObjectKey
+from keyferry.spec.target import TargetType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from keyferry.publication import Published
+    from keyferry.record import Record
+    from keyferry.spec.resources import IdentityResource
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSecret:
+    """A managed Secret as it was last seen."""
+
+    key: ObjectKey
+    uid: str
+    version: str
+    owner: str
+    """Uid of its controller; empty where it has none."""
+    identity: ObjectKey | None
+    published: Published | None
+    """Its signed record; None where there is none that is ours."""
+    record: Record | None
+    """Enough of the private record to go on from, where the identity keeps nothing private."""
+
+
+@dataclass(slots=True)
+class Catalog:
+    """The declared identities, and the managed Secrets."""
+
+    identities: dict[ObjectKey, IdentityResource] = field(default_factory=dict)
+    status: dict[ObjectKey, dict[str, object]] = field(default_factory=dict)
+    """The status subresource as last seen or written."""
+    secrets: dict[ObjectKey, SeenSecret] = field(default_factory=dict)
+    """By namespace and name of the Secret."""
+
+    def uid_of(self, key: ObjectKey) -> str:
+        """Return the uid of a declared identity, empty where it is not declared."""
+        resource = self.identities.get(key)
+        return resource.uid if resource is not None else ""
+
+    def secret_key(self, key: ObjectKey) -> ObjectKey:
+        """Return where an identity's Secret is, or would be."""
+        resource = self.identities.get(key)
+        name = resource.spec.target.secret_name if resource is not None else None
+        return ObjectKey(key.namespace, name or key.name)
+
+    def keeps_token_private(self, key: ObjectKey) -> bool:
+        """Tell whether nothing is published, so that the token must be kept in the private state."""
+        resource = self.identities.get(key)
+        return resource is not None and resource.spec.target.type is TargetType.NONE
+
+    def published_records(self) -> Iterator[Record]:
+        """Yield the records that managed Secrets of declared identities carry."""
+        for seen in self.secrets.values():
+            if seen.record is not None and seen.owner == self.uid_of(seen.record.key):
+                yield seen.record

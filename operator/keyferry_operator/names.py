@@ -1,0 +1,30 @@
+"""Labels, annotations and names that the operator uses (the contract)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MANAGER: Final = "keyferry"
+"""The one field manager of everything that the operator applies."""
+
+CREDENTIAL_LABEL: Final = "keyferry.dev/credential"
+MANAGED_LABEL: Final = "keyferry.dev/managed"
+STATE_LABEL: Final = "keyferry.dev/state"
+"""``private`` for a private state Secret, ``gone`` for an order to revoke, ``seed`` for a tombstone."""
+HOSTS_ANNOTATION: Final = "keyferry.dev/hosts"
+RECORD_ANNOTATION: Final = "keyferry.dev/record"
+RENEW_ANNOTATION: Final = "keyferry.dev/renew"
+RELOADER_ANNOTATION: Final = "reloader.stakater.com/ignore"
+
+KEYS_SECRET: Final = "keyferry-keys"  # noqa: S105 - a name
+"""Holds the key of fingerprints and record signatures, in the operator's namespace."""
+
+
+def state_name(uid: str) -> str:
+    """Return the name of an identity's private state Secret."""
+    return f"kf-{uid}"
+
+
+def seed_name(digest: str) -> str:
+    """Return the name of a seed's tombstone."""
+    return f"kf-seed-{digest[:52]}"

@@ -1,0 +1,323 @@
+"""``keyferry operator``: the engine over the cluster. The one place where its parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import random
+import secrets
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import kopf
+
+from keyferry.engine import Engine, EngineSettings, Ports
+from keyferry.engine.credentials import Reference
+from keyferry.errors import KeyferryError
+from keyferry.io.addresses import AddressPolicy, HostRule
+from keyferry.io.clock import SystemClock
+from keyferry.model import ObjectKey
+from keyferry.spec.provider import TokenProviderSpec
+from keyferry.spec.resources import load_object
+from keyferry_operator.catalog import Catalog
+from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, NAMESPACES, PROVIDERS, SECRETS, KubeClient
+from keyferry_operator.credentials import ClusterCredentials
+from keyferry_operator.errors import ApiError
+from keyferry_operator.names import CREDENTIAL_LABEL, KEYS_SECRET, MANAGED_LABEL, MANAGER, RENEW_ANNOTATION
+from keyferry_operator.publish import SecretPublisher
+from keyferry_operator.report import ClusterReporter
+from keyferry_operator.state import SecretStore
+from keyferry_operator.watch import Change, Reflector, ResourceWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from keyferry.escrow import Escrow
+    from keyferry.spec.resources import Loaded, ProviderResource
+    from keyferry_operator.client import Kind, Object
+
+log = logging.getLogger(__name__)
+
+SWEEP: Final = 600.0
+"""Seconds between full lists: a watch that began anew tells nothing of what vanished meanwhile."""
+ADVICE: Final = "the installation's providers.allowedHosts would allow {host}"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """What an installation sets (chart values, flags)."""
+
+    namespace: str
+    """The operator's own: private state, and the references of cluster providers."""
+    instance: str
+    """This replica: its pod's name."""
+    watch_namespaces: tuple[str, ...] = ()
+    """Empty: all."""
+    allowed_hosts: tuple[HostRule, ...] = ()
+    api_audiences: frozenset[str] = frozenset(
+        {"https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local"}
+    )
+    service_account_tokens: bool = False
+    suspend_all: bool = False
+    escrow: Path = Path("/var/lib/keyferry/escrow")
+
+
+class Operator:
+    """Keeps the Secrets of a cluster's ServiceIdentities fresh. Use it in ``async with``, then ``run``."""
+
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        login: Callable[[], kopf.ConnectionInfo],
+        escrow: Escrow,
+        *,
+        token_file: Path | None = None,
+    ) -> None:
+        self.settings = settings
+        self._login = login
+        self._escrow = escrow
+        self._token_file = token_file
+        self.catalog = Catalog()
+        self._inbox: asyncio.Queue[Change] = asyncio.Queue()
+        self._generations: dict[ObjectKey, str] = {}
+
+    async def __aenter__(self) -> Self:
+        self._stack = AsyncExitStack()
+        self.client = await self._stack.enter_async_context(KubeClient(self._login(), token_file=self._token_file))
+        try:
+            await self._assemble()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.engine.close()
+        await self._stack.aclose()
+
+    async def _assemble(self) -> None:
+        settings = self.settings
+        origin = await self._origin()
+        key = await self._keys()
+        self._store = SecretStore(self.client, settings.namespace, self.catalog, origin=origin, digest_key=key)
+        self._publisher = SecretPublisher(self.client, self.catalog, key=key, origin=origin)
+        self._reporter = ClusterReporter(self.client, self.catalog, instance=settings.instance)
+        ports = Ports(
+            store=self._store,
+            escrow=self._escrow,
+            credentials=ClusterCredentials(
+                self.client,
+                api_audiences=settings.api_audiences,
+                allow_service_account_tokens=settings.service_account_tokens,
+            ),
+            publisher=self._publisher,
+            reporter=self._reporter,
+            clock=SystemClock(),
+            rng=random.SystemRandom(),
+            addresses=self._addresses,
+        )
+        self.engine = Engine(ports, EngineSettings(holder=settings.instance, suspend_all=settings.suspend_all))
+
+    def _addresses(self, resource: ProviderResource) -> AddressPolicy:
+        """Private addresses are open, over TLS, to providers that an administrator wrote."""
+        namespaced = type(resource.spec) is TokenProviderSpec
+        return AddressPolicy(allowed=self.settings.allowed_hosts, private=not namespaced, advice=ADVICE)
+
+    async def _origin(self) -> str:
+        """Return the cluster's name: the uid of kube-system, which no restore brings elsewhere."""
+        system = await self.client.get(NAMESPACES, None, "kube-system")
+        if system is None:
+            raise ApiError("namespace kube-system is not there")
+        return str(system["metadata"]["uid"])
+
+    async def _keys(self) -> bytes:
+        """Return the key of fingerprints and signatures, made at the first start of all."""
+        found = await self.client.get(SECRETS, self.settings.namespace, KEYS_SECRET)
+        if found is None:
+            body: Object = {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {
+                    "name": KEYS_SECRET,
+                    "namespace": self.settings.namespace,
+                    "labels": {"app.kubernetes.io/managed-by": MANAGER},
+                },
+                "type": "Opaque",
+                "data": {"digest": base64.b64encode(secrets.token_bytes(32)).decode()},
+            }
+            try:
+                found = await self.client.create(SECRETS, self.settings.namespace, body)
+            except ApiError as error:
+                if not error.conflict:
+                    raise
+                found = await self.client.get(SECRETS, self.settings.namespace, KEYS_SECRET)
+        if found is None:
+            raise ApiError(f"Secret {KEYS_SECRET} appeared and vanished")
+        return base64.b64decode(found["data"]["digest"])
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """List everything, start the engine, and follow what changes, until ``stop``."""
+        for kind in self._kinds():
+            for namespace in self._where(kind):
+                async for body in self.client.pages(kind, namespace):
+                    self._declare(kind, body)
+        for namespace in self._where(SECRETS):
+            async for body in self.client.pages(SECRETS, namespace, labels=f"{MANAGED_LABEL}=true"):
+                self._publisher.see(body)
+        for held in await self.engine.start():
+            await self._let_go(self.engine.let_go_record(held))
+        watch = ResourceWatch(self._login, self.settings.watch_namespaces, self._kinds(), self._inbox.put_nowait)
+        watch.start()
+        tasks = [
+            asyncio.create_task(self._follow(), name="changes"),
+            asyncio.create_task(self._reporter.run(), name="reporter"),
+            asyncio.create_task(self._sweep(), name="sweep"),
+            *(
+                asyncio.create_task(self._reflect(label), name=f"secrets {label}")
+                for label in (MANAGED_LABEL, CREDENTIAL_LABEL)
+            ),
+        ]
+        try:
+            await self.engine.run()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await watch.stop()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Start nothing new; ``run`` returns when spends and commits under way are done."""
+        self.engine.stop()
+
+    async def _reflect(self, label: str) -> None:
+        reflector = Reflector(
+            self.client, SECRETS, f"{label}=true", self._inbox.put_nowait, namespaces=self.settings.watch_namespaces
+        )
+        await reflector.run()
+
+    def _kinds(self) -> tuple[Kind, ...]:
+        """Cluster providers need rights on the whole cluster."""
+        return (PROVIDERS, IDENTITIES) if self.settings.watch_namespaces else (PROVIDERS, CLUSTER_PROVIDERS, IDENTITIES)
+
+    def _where(self, kind: Kind) -> tuple[str | None, ...]:
+        return self.settings.watch_namespaces if kind.namespaced and self.settings.watch_namespaces else (None,)
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            change = await self._inbox.get()
+            try:
+                if change.kind is SECRETS:
+                    self._secret_changed(change)
+                elif change.deleted:
+                    await self._gone(change.kind, change.body)
+                else:
+                    await self._changed(change.kind, change.body)
+            except KeyferryError as error:
+                log.warning("a change could not be taken in: %s", error)
+
+    async def _changed(self, kind: Kind, body: Object) -> None:
+        key, uid = _key(body), str(body["metadata"]["uid"])
+        if kind is IDENTITIES and self.catalog.uid_of(key) not in ("", uid):
+            await self._gone(kind, {"metadata": {**body["metadata"], "uid": self.catalog.uid_of(key)}})
+        self._declare(kind, body)
+        if kind is IDENTITIES:
+            self._renew_on_request(key, body)
+
+    def _declare(self, kind: Kind, body: Object) -> None:
+        loaded: Loaded = load_object(body, cluster_namespace=self.settings.namespace)
+        for problem in loaded.problems:
+            log.warning("%s", problem)
+        for provider in loaded.providers:
+            self.engine.declare_provider(provider)
+        for identity in loaded.identities:
+            self.catalog.identities[identity.key] = identity
+            self.catalog.status[identity.key] = dict(body.get("status") or {})
+            self.engine.declare_identity(identity)
+        if loaded.problems and kind is IDENTITIES:
+            self.engine.refuse_identity(_key(body), loaded.problems[0].as_error())
+
+    async def _gone(self, kind: Kind, body: Object) -> None:
+        key = _key(body)
+        if kind is IDENTITIES:
+            if self.catalog.uid_of(key) != body["metadata"]["uid"]:
+                return
+            await self._let_go(self.engine.drop_identity(key))
+            self.catalog.identities.pop(key, None)
+            self.catalog.status.pop(key, None)
+            return
+        name = "TokenProvider" if kind is PROVIDERS else "ClusterTokenProvider"
+        namespace = key.namespace if kind is PROVIDERS else self.settings.namespace
+        self.engine.drop_provider((name, ObjectKey(namespace, key.name)))
+
+    def _secret_changed(self, change: Change) -> None:
+        key = _key(change.body)
+        labels = change.body["metadata"].get("labels") or {}
+        if MANAGED_LABEL in labels or key in self.catalog.secrets:
+            before = self.catalog.secrets.get(key)
+            if change.deleted:
+                self.catalog.secrets.pop(key, None)
+                seen = before
+            else:
+                seen = self._publisher.see(change.body)
+            if (
+                seen is not None
+                and seen.identity is not None
+                and (change.deleted or seen.published is None or not seen.published.intact)
+            ):
+                self.engine.republish(seen.identity)
+            elif before is not None and before.identity is not None and before != seen:
+                self.engine.republish(before.identity)
+        else:
+            self.engine.credentials_changed([Reference(key.namespace, key.name)])
+
+    def _renew_on_request(self, key: ObjectKey, body: Object) -> None:
+        """``keyferry.dev/renew: <any new value>`` renews now."""
+        wanted = (body["metadata"].get("annotations") or {}).get(RENEW_ANNOTATION, "")
+        handled = str((body.get("status") or {}).get("lastHandledRenew") or "")
+        known = self._generations.get(key, handled)
+        if wanted and wanted != known and key in self.engine.roster.entries:
+            self._generations[key] = wanted
+            self.engine.renew(key)
+
+    async def _sweep(self) -> None:
+        """Compare with a full list now and then, against deletes that no watch told of."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            try:
+                there: dict[ObjectKey, str] = {}
+                for namespace in self._where(IDENTITIES):
+                    async for body in self.client.pages(IDENTITIES, namespace):
+                        there[_key(body)] = body["metadata"]["uid"]
+            except ApiError as error:
+                log.warning("the sweep could not list identities: %s", error)
+                continue
+            for key, resource in list(self.catalog.identities.items()):
+                if there.get(key) != resource.uid:
+                    self._inbox.put_nowait(
+                        Change(
+                            IDENTITIES,
+                            deleted=True,
+                            body={"metadata": {"name": key.name, "namespace": key.namespace, "uid": resource.uid}},
+                        )
+                    )
+
+    async def _let_go(self, work: Any) -> None:
+        try:
+            await work
+        except KeyferryError as error:
+            log.warning("the private state of an identity that is gone could not be put away yet: %s", error)
+
+
+def _key(body: Object) -> ObjectKey:
+    metadata = body["metadata"]
+    return ObjectKey(metadata.get("namespace", ""), metadata["name"])

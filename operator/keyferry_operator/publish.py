@@ -1,0 +1,193 @@
+"""Target Secrets: created once, then applied server-side with the owner's uid; somebody else's is never touched."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from typing import TYPE_CHECKING, final
+
+from keyferry.errors import PublishError, Reason, RetryClass
+from keyferry.model import ObjectKey
+from keyferry.render import Delivery
+from keyferry.spec.identity import DeletionPolicy
+from keyferry_operator import signature
+from keyferry_operator.catalog import SeenSecret
+from keyferry_operator.client import IDENTITIES, SECRETS
+from keyferry_operator.errors import ApiError
+from keyferry_operator.names import MANAGED_LABEL, MANAGER, RECORD_ANNOTATION, RELOADER_ANNOTATION
+
+if TYPE_CHECKING:
+    from keyferry.publication import Publication, Published
+    from keyferry.record import Record
+    from keyferry.spec.resources import IdentityResource
+    from keyferry_operator.catalog import Catalog
+    from keyferry_operator.client import KubeClient, Object
+
+
+@final
+class SecretPublisher:
+    """Implements ``keyferry.engine.ports.Publisher`` over the API server."""
+
+    delivery = Delivery.SECRET
+
+    def __init__(self, client: KubeClient, catalog: Catalog, *, key: bytes, origin: str) -> None:
+        self._client = client
+        self._catalog = catalog
+        self._key = key
+        self._origin = origin
+
+    def place(self, key: ObjectKey) -> str:
+        """Where a pod mounts a Secret is the pod's affair."""
+        del key
+        return ""
+
+    async def observe(self, key: ObjectKey) -> Published | None:
+        """Return what the watch last showed; what was written since is in there already."""
+        resource = self._catalog.identities.get(key)
+        seen = self._catalog.secrets.get(self._catalog.secret_key(key))
+        if resource is None or seen is None or seen.published is None:
+            return None
+        return seen.published if seen.owner in ("", resource.uid) and seen.published.uid == resource.uid else None
+
+    async def publish(self, publication: Publication, record: Record) -> Published:
+        """Create or apply the Secret."""
+        resource = self._catalog.identities.get(publication.key)
+        if resource is None:
+            raise PublishError(f"ServiceIdentity {publication.key} is gone, so its Secret was not written")
+        place = self._catalog.secret_key(publication.key)
+        body = self._body(resource, place, publication, record)
+        seen = self._catalog.secrets.get(place)
+        try:
+            written = await (self._create(resource, place, body) if seen is None else self._apply(resource, seen, body))
+        except ApiError as error:
+            raise PublishError(
+                f"Secret {place} cannot be written: {error.message}. The token is kept, and Keyferry tries again."
+            ) from None
+        current = self.see(written)
+        if current is None or current.published is None:
+            raise PublishError(f"Secret {place} was changed by somebody while it was written. Keyferry tries again.")
+        await self._remove_old(resource, place)
+        return current.published
+
+    async def withdraw(self, key: ObjectKey) -> None:
+        """Delete the identity's Secrets. (When the identity itself is gone, the garbage collector does.)"""
+        for place, seen in list(self._catalog.secrets.items()):
+            if seen.identity == key and seen.published is not None:
+                await self._delete(place, seen)
+
+    def see(self, body: Object) -> SeenSecret | None:
+        """Take in a managed Secret as it is now; keep no value of it."""
+        metadata = body["metadata"]
+        place = ObjectKey(metadata["namespace"], metadata["name"])
+        owner = next((ref["uid"] for ref in metadata.get("ownerReferences", ()) if ref.get("controller")), "")
+        data = signature.decoded(body.get("data"))
+        found = None
+        annotation = metadata.get("annotations", {}).get(RECORD_ANNOTATION, "")
+        try:
+            found = signature.read(annotation, data, self._key)
+        except (ValueError, KeyError, TypeError):
+            found = None
+        identity = record = published = None
+        if found is not None:
+            about, published = found
+            record = signature.restore(about, origin=self._origin)
+            identity = record.key
+            resource = self._catalog.identities.get(identity)
+            token = (
+                signature.token_in(resource.spec.target.files, data)
+                if resource is not None and published.intact
+                else None
+            )
+            if token is not None and record.token is not None:
+                record = replace(record, token=replace(record.token, access_token=token))
+        seen = SeenSecret(
+            key=place,
+            uid=metadata["uid"],
+            version=metadata["resourceVersion"],
+            owner=owner,
+            identity=identity,
+            published=published,
+            record=record,
+        )
+        self._catalog.secrets[place] = seen
+        return seen
+
+    async def _create(self, resource: IdentityResource, place: ObjectKey, body: Object) -> Object:
+        try:
+            return await self._client.create(SECRETS, place.namespace, body)
+        except ApiError as error:
+            if not error.conflict:
+                raise
+        there = await self._client.get(SECRETS, place.namespace, place.name)
+        if there is None:
+            raise PublishError(f"Secret {place} appeared and vanished meanwhile. Keyferry tries again.")
+        seen = self.see(there)
+        if seen is None:
+            raise _not_owned(resource, place)
+        return await self._apply(resource, seen, body)
+
+    async def _apply(self, resource: IdentityResource, seen: SeenSecret, body: Object) -> Object:
+        ours = seen.published is not None and seen.published.uid == resource.uid
+        if seen.owner not in ("", resource.uid) or not (ours or seen.owner == resource.uid):
+            raise _not_owned(resource, seen.key)
+        body["metadata"]["uid"] = seen.uid
+        gone = set(seen.published.names) - set(body["data"]) if seen.published is not None else set()
+        if gone:
+            # What the first write created belongs to another kind of field ownership, which an apply cannot drop.
+            patch: Object = {"metadata": {"uid": seen.uid}, "data": dict.fromkeys(sorted(gone))}
+            await self._client.merge(SECRETS, seen.key.namespace, seen.key.name, patch)
+        return await self._client.apply(SECRETS, seen.key.namespace, body, manager=MANAGER)
+
+    def _body(self, resource: IdentityResource, place: ObjectKey, publication: Publication, record: Record) -> Object:
+        target = resource.spec.target
+        metadata: Object = {
+            "name": place.name,
+            "namespace": place.namespace,
+            "labels": {**target.labels, MANAGED_LABEL: "true", "app.kubernetes.io/managed-by": MANAGER},
+            "annotations": {
+                **target.annotations,
+                RECORD_ANNOTATION: signature.sign(publication, record, self._key),
+                RELOADER_ANNOTATION: "true",
+            },
+        }
+        if resource.spec.deletion_policy is not DeletionPolicy.RETAIN:
+            metadata["ownerReferences"] = [
+                {
+                    "apiVersion": f"{IDENTITIES.group}/{IDENTITIES.version}",
+                    "kind": "ServiceIdentity",
+                    "name": resource.key.name,
+                    "uid": resource.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ]
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": metadata,
+            "type": "Opaque",
+            "data": {name: base64.b64encode(content).decode() for name, content in publication.files.items()},
+        }
+
+    async def _remove_old(self, resource: IdentityResource, place: ObjectKey) -> None:
+        """Delete the Secret of an earlier ``target.secretName``, now that the new one is there."""
+        for other, seen in list(self._catalog.secrets.items()):
+            if other != place and seen.owner == resource.uid and seen.identity == resource.key:
+                await self._delete(other, seen)
+
+    async def _delete(self, place: ObjectKey, seen: SeenSecret) -> None:
+        try:
+            await self._client.delete(SECRETS, place.namespace, place.name, uid=seen.uid)
+        except ApiError as error:
+            if not error.conflict:
+                raise PublishError(f"Secret {place} cannot be deleted: {error.message}") from None
+        self._catalog.secrets.pop(place, None)
+
+
+def _not_owned(resource: IdentityResource, place: ObjectKey) -> PublishError:
+    return PublishError(
+        f"Secret {place} is not ServiceIdentity {resource.key}'s, so it was not touched. Delete or rename it, or choose"
+        " another spec.target.secretName.",
+        reason=Reason.SECRET_NOT_OWNED,
+        retry=RetryClass.NEEDS_CONFIGURATION,
+    )

@@ -1,0 +1,241 @@
+"""Status, conditions and Events: what people read. One patch for each renewal, and none that changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, final
+
+from keyferry.engine import Level
+from keyferry.errors import Reason, RetryClass
+from keyferry.plan import Failure
+from keyferry_operator.client import EVENTS, IDENTITIES
+from keyferry_operator.errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from keyferry.engine import Event, IdentityStatus
+    from keyferry.model import ObjectKey
+    from keyferry_operator.catalog import Catalog
+    from keyferry_operator.client import KubeClient, Object
+
+log = logging.getLogger(__name__)
+
+WRITERS: Final = 16
+LONGEST_NOTE: Final = 1000
+QUIET: Final = frozenset({"renewed", "session_renewed", "published"})
+"""Events that happen all the time and are told by the status alone."""
+
+
+@final
+class ClusterReporter:
+    """Implements ``keyferry.engine.ports.Reporter`` over the API server."""
+
+    def __init__(self, client: KubeClient, catalog: Catalog, *, instance: str) -> None:
+        self._client = client
+        self._catalog = catalog
+        self._instance = instance
+        self._dirty: dict[ObjectKey, IdentityStatus] = {}
+        self._events: asyncio.Queue[Event] = asyncio.Queue(maxsize=1000)
+        self._wake = asyncio.Event()
+
+    def report(self, status: IdentityStatus) -> None:
+        """Take note of a status; what is only passing is not written."""
+        if not status.busy:
+            self._dirty[status.key] = status
+            self._wake.set()
+
+    def forget(self, key: ObjectKey) -> None:
+        """Write nothing more of an identity that is gone."""
+        self._dirty.pop(key, None)
+
+    def event(self, event: Event) -> None:
+        """Queue an Event for what a person should know; when too many come at once, the log has to do."""
+        log.log(_LEVELS[event.level], "%s: %s: %s", event.key or "-", event.reason, event.message)
+        if event.key is None or event.event in QUIET or event.level is Level.DEBUG:
+            return
+        try:
+            self._events.put_nowait(event)
+        except asyncio.QueueFull:
+            log.warning("too many events at once; %s of %s is in the log only", event.event, event.key)
+
+    async def remember(self, key: ObjectKey, failure: Failure | None) -> None:
+        """Do nothing: the status that is reported with a failure holds it."""
+
+    async def failures(self) -> Mapping[ObjectKey, Failure]:
+        """Return the failures that the statuses hold."""
+        found = {key: _failure(status) for key, status in self._catalog.status.items()}
+        return {key: failure for key, failure in found.items() if failure is not None}
+
+    async def run(self) -> None:
+        """Write statuses and Events until cancelled."""
+        await asyncio.gather(self._write_statuses(), self._write_events())
+
+    async def _write_statuses(self) -> None:
+        busy: set[asyncio.Task[None]] = set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._dirty:
+                key = next(iter(self._dirty))
+                status = self._dirty.pop(key)
+                task = asyncio.create_task(self._write(status))
+                busy.add(task)
+                task.add_done_callback(busy.discard)
+                if len(busy) >= WRITERS:
+                    await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _write(self, status: IdentityStatus) -> None:
+        resource = self._catalog.identities.get(status.key)
+        if resource is None:
+            return
+        before = self._catalog.status.get(status.key, {})
+        wanted = status_object(
+            status, before, generation=resource.generation, secret=self._catalog.secret_key(status.key).name
+        )
+        if {key: value for key, value in before.items() if value is not None} == {
+            key: value for key, value in wanted.items() if value is not None
+        }:
+            return
+        try:
+            await self._client.merge(
+                IDENTITIES, status.key.namespace, status.key.name, {"status": wanted}, subresource="status"
+            )
+        except ApiError as error:
+            if not error.not_found:
+                log.warning("the status of %s cannot be written yet: %s", status.key, error)
+                await asyncio.sleep(2)
+                self._dirty.setdefault(status.key, status)
+                self._wake.set()
+            return
+        self._catalog.status[status.key] = wanted
+
+    async def _write_events(self) -> None:
+        while True:
+            event = await self._events.get()
+            resource = self._catalog.identities.get(event.key) if event.key is not None else None
+            if resource is None or event.key is None:
+                continue
+            body = _event_object(event, resource.uid, self._instance)
+            try:
+                await self._client.create(EVENTS, event.key.namespace, body)
+            except ApiError as error:
+                log.warning("an Event for %s could not be written: %s", event.key, error)
+
+
+_LEVELS: Final = {
+    Level.DEBUG: logging.DEBUG,
+    Level.INFO: logging.INFO,
+    Level.WARNING: logging.WARNING,
+    Level.ERROR: logging.ERROR,
+}
+
+
+def status_object(status: IdentityStatus, before: Mapping[str, Any], *, generation: int, secret: str) -> dict[str, Any]:
+    """Return the status subresource; None removes a field (RFC 7386)."""
+    now = datetime.now(UTC).timestamp()
+    failing = status.retry is not None
+    return {
+        "observedGeneration": generation,
+        "revision": status.revision,
+        "issueTime": rfc3339(status.issue_time),
+        "expirationTime": rfc3339(status.expiration_time),
+        "renewalTime": rfc3339(status.renewal_time),
+        "nextAttemptTime": rfc3339(status.next_attempt_time),
+        "reauthorizeByTime": rfc3339(status.reauthorize_by_time),
+        "failureCount": status.failure_count,
+        "lastError": {"code": status.error_code, "message": status.message[:LONGEST_NOTE]} if failing else None,
+        "failure": {"retry": status.retry.value if status.retry else "", "cause": status.cause} if failing else None,
+        "binding": {"name": secret} if status.revision > 0 else None,
+        "conditions": _conditions(status, before, generation, now),
+    }
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Return Unix seconds as the API writes times: whole seconds, UTC."""
+    return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _conditions(status: IdentityStatus, before: Mapping[str, Any], generation: int, now: float) -> list[dict[str, Any]]:
+    message = status.message[:LONGEST_NOTE] or "the token is fresh"
+    reason = status.shown_reason(now).value
+    retrying = status.retry in (RetryClass.TRANSIENT, RetryClass.SUSPICIOUS, RetryClass.IN_DOUBT)
+    wanted = (
+        ("Ready", status.ready(now), reason, message),
+        ("Reconciling", retrying or status.reason is Reason.PENDING, reason, message),
+        ("Stalled", status.stalled(), reason, message),
+    )
+    earlier = {item.get("type"): item for item in before.get("conditions") or ()}
+    return [_condition(kind, holds, why, text, earlier.get(kind), generation, now) for kind, holds, why, text in wanted]
+
+
+def _condition(
+    kind: str,
+    holds: bool,  # noqa: FBT001
+    reason: str,
+    message: str,
+    earlier: Mapping[str, Any] | None,
+    generation: int,
+    now: float,
+) -> dict[str, Any]:
+    status = "True" if holds else "False"
+    unchanged = earlier is not None and earlier.get("status") == status
+    return {
+        "type": kind,
+        "status": status,
+        "observedGeneration": generation,
+        "lastTransitionTime": earlier["lastTransitionTime"] if earlier is not None and unchanged else rfc3339(now),
+        "reason": reason,
+        "message": message,
+    }
+
+
+def _failure(status: Mapping[str, Any]) -> Failure | None:
+    """Read back what ``status_object`` kept of a failure."""
+    error, kept = status.get("lastError"), status.get("failure")
+    if not isinstance(error, dict) or not isinstance(kept, dict):
+        return None
+    at = status.get("nextAttemptTime")
+    ready: Mapping[str, Any] = next((item for item in status.get("conditions") or () if item.get("type") == "Ready"), {})
+    try:
+        return Failure(
+            count=int(status.get("failureCount") or 0),
+            next_attempt=datetime.fromisoformat(at).timestamp() if isinstance(at, str) else math.inf,
+            reason=Reason(ready.get("reason", Reason.RETRYING.value)),
+            retry=RetryClass(kept.get("retry", RetryClass.TRANSIENT.value)),
+            code=str(error.get("code", "")),
+            message=str(error.get("message", "")),
+            cause=str(kept.get("cause", "")),
+        )
+    except ValueError:
+        return None
+
+
+def _event_object(event: Event, uid: str, instance: str) -> Object:
+    key = event.key
+    if key is None:
+        raise ValueError("an Event needs an object")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{key.name[:200]}.{uuid.uuid4().hex[:16]}", "namespace": key.namespace},
+        "eventTime": now,
+        "reportingController": "keyferry.dev/operator",
+        "reportingInstance": instance[:128],
+        "action": event.event,
+        "reason": event.reason.value,
+        "type": "Normal" if event.level in (Level.INFO, Level.DEBUG) else "Warning",
+        "note": event.message[:LONGEST_NOTE],
+        "regarding": {
+            "apiVersion": f"{IDENTITIES.group}/{IDENTITIES.version}",
+            "kind": "ServiceIdentity",
+            "namespace": key.namespace,
+            "name": key.name,
+            "uid": uid,
+        },
+    }

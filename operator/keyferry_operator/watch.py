@@ -1,0 +1,204 @@
+"""Watches: kopf for our own resources, and a small reflector for Secrets, which kopf cannot select by label.
+
+kopf runs in a thread and loop of its own: when it stops it cancels every task of its loop, and would kill a token
+exchange under way. Its handlers (``on.event`` only) keep no state and write nothing; they hand each object over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import kopf
+
+from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, PROVIDERS, Kind
+from keyferry_operator.errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keyferry_operator.client import KubeClient, Object
+
+log = logging.getLogger(__name__)
+
+KINDS: Final[tuple[Kind, ...]] = (PROVIDERS, CLUSTER_PROVIDERS, IDENTITIES)
+RESTART_PAUSE: Final = 5.0
+GONE: Final = 410
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An object was seen, changed, or deleted."""
+
+    kind: Kind
+    deleted: bool
+    body: Object
+
+
+Handler = Callable[[Change], None]
+"""Called in the operator's own loop."""
+
+
+class ResourceWatch:
+    """kopf in a thread, restarted when it ends by itself."""
+
+    def __init__(
+        self,
+        login: Callable[[], kopf.ConnectionInfo],
+        namespaces: Sequence[str],
+        kinds: Sequence[Kind],
+        handler: Handler,
+    ) -> None:
+        self._login = login
+        self._namespaces = tuple(namespaces)
+        self._kinds = tuple(kinds)
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="kopf", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the watch; waits for kopf's own end."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join, 10.0)
+
+    def _supervise(self) -> None:
+        while not self._stop.is_set():
+            try:
+                asyncio.run(self._operate())
+            except Exception as error:  # noqa: BLE001 - whatever ends kopf, watching must go on
+                log.warning("the watch ended with %s; starting it again", type(error).__name__)
+            self._stop.wait(RESTART_PAUSE)
+
+    async def _operate(self) -> None:
+        registry = kopf.OperatorRegistry()
+        for kind in self._kinds:
+            kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(self._forwarder(kind))
+        kopf.on.login(registry=registry)(lambda **_: self._login())
+        await kopf.operator(
+            registry=registry,
+            settings=_settings(),
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=self._stop,
+        )
+
+    def _forwarder(self, kind: Kind) -> Callable[..., None]:
+        def forward(type: str | None, body: Any, **_: Any) -> None:  # noqa: A002 - kopf names it so
+            # The handler runs in kopf's thread; the body is a live view there, so a plain copy is handed over.
+            change = Change(kind, type == "DELETED", _plain(body))
+            self._loop.call_soon_threadsafe(self._handler, change)
+
+        return forward
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "items"):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _settings() -> kopf.OperatorSettings:
+    """Return settings under which kopf writes nothing, never gives up, and notices a dead connection."""
+    settings = kopf.OperatorSettings()
+    settings.networking.error_backoffs = _Backoffs()
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.watching.server_timeout = 600
+    settings.watching.client_timeout = 630
+    settings.watching.inactivity_timeout = 70
+    settings.queueing.idle_timeout = 1
+    settings.queueing.worker_limit = None
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    settings.persistence.finalizer = ""
+    return settings
+
+
+class _Backoffs:
+    """Yields pauses without end: kopf's own default gives up after a minute and takes the watch with it."""
+
+    def __iter__(self) -> Any:
+        return itertools.chain((0.5, 1.0, 2.0, 5.0), itertools.repeat(15.0))
+
+
+class Reflector:
+    """Lists and watches the objects of a kind that carry a label; relists when the server forgot where we were."""
+
+    def __init__(
+        self, client: KubeClient, kind: Kind, labels: str, handler: Handler, *, namespaces: Sequence[str] = ()
+    ) -> None:
+        self._client = client
+        self._kind = kind
+        self._labels = labels
+        self._handler = handler
+        self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
+        self._known: dict[str | None, dict[str, Object]] = {namespace: {} for namespace in self._namespaces}
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        await asyncio.gather(*(self._follow(namespace) for namespace in self._namespaces))
+
+    async def _follow(self, namespace: str | None) -> None:
+        pauses = iter(_Backoffs())
+        while True:
+            try:
+                version = await self._list(namespace)
+                pauses = iter(_Backoffs())
+                while True:
+                    version = await self._watch(namespace, version)
+            except ApiError as error:
+                if error.status != GONE:
+                    log.warning("%s; listing again", error)
+                    await asyncio.sleep(next(pauses))
+
+    async def _list(self, namespace: str | None) -> str:
+        version, found = await self._client.listing(self._kind, namespace, labels=self._labels)
+        known = self._known[namespace]
+        for uid in known.keys() - found.keys():
+            self._handler(Change(self._kind, deleted=True, body=known.pop(uid)))
+        for uid, body in found.items():
+            known[uid] = _head(body)
+            self._handler(Change(self._kind, deleted=False, body=body))
+        return version
+
+    async def _watch(self, namespace: str | None, version: str) -> str:
+        known = self._known[namespace]
+        async for event in self._client.watch(self._kind, namespace, labels=self._labels, version=version):
+            body = event.get("object", {})
+            if event.get("type") == "ERROR":
+                raise ApiError("the watch must begin anew", status=int(body.get("code", 0)))
+            version = str(body["metadata"]["resourceVersion"])
+            if event.get("type") == "BOOKMARK":
+                continue
+            uid = body["metadata"]["uid"]
+            deleted = event.get("type") == "DELETED"
+            if deleted:
+                known.pop(uid, None)
+            else:
+                known[uid] = _head(body)
+            self._handler(Change(self._kind, deleted=deleted, body=body))
+        return version
+
+
+def _head(body: Object) -> Object:
+    """Return what is needed to tell of an object's end: nothing of its content."""
+    metadata = body["metadata"]
+    return {
+        "metadata": {
+            name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion") if name in metadata
+        }
+    }
