@@ -27,6 +27,7 @@ RECORD = Record(
 )
 PUBLISHED = PublishedState(uid="u", revision=5, generation=3, files_hash="files", intact=True)
 FINE = Observed(
+    key=ObjectKey("batch", "nightly"),
     uid="u",
     origin="here",
     spec_hash="spec",
@@ -50,6 +51,20 @@ def with_record(**changes: object) -> Observed:
         pytest.param(replace(FINE, suspended=True), Action.KEEP, Reason.SUSPENDED, math.inf, id="suspended"),
         pytest.param(replace(FINE, origin="else"), Action.KEEP, Reason.STATE_FOREIGN, math.inf, id="another state's"),
         pytest.param(replace(FINE, uid="else"), Action.KEEP, Reason.STATE_FOREIGN, math.inf, id="another identity's"),
+        pytest.param(
+            with_record(key=ObjectKey("batch", "copied")),
+            Action.KEEP,
+            Reason.STATE_FOREIGN,
+            math.inf,
+            id="a copied record",
+        ),
+        pytest.param(
+            with_record(token=replace(TOKEN, issued_at=NOW + 3_600, expires_at=NOW + 7_200), renewal_time=NOW + 5_000),
+            Action.EXCHANGE,
+            Reason.ISSUED,
+            NOW,
+            id="issued in the future: the clock went back",
+        ),
         pytest.param(replace(FINE, record=None, published=None), Action.EXCHANGE, Reason.PENDING, NOW, id="new"),
         pytest.param(with_record(token=None), Action.EXCHANGE, Reason.PENDING, NOW, id="no token"),
         pytest.param(replace(FINE, published=None), Action.PUBLISH, Reason.ISSUED, NOW, id="not published"),
@@ -62,6 +77,13 @@ def with_record(**changes: object) -> Observed:
             Reason.ISSUED,
             NOW,
             id="older files",
+        ),
+        pytest.param(
+            replace(with_record(token=replace(TOKEN, access_token=SecretValue(""))), published=None),
+            Action.EXCHANGE,
+            Reason.ISSUED,
+            NOW,
+            id="the files are gone, and the token with them",
         ),
         pytest.param(replace(FINE, files_hash="new"), Action.PUBLISH, Reason.ISSUED, NOW, id="another form"),
         pytest.param(
@@ -150,6 +172,23 @@ def test_the_first_check_that_has_something_to_say_decides(
         pytest.param(replace(FINE, record=None), "seed", False, Route.SEED, id="first spend of a seed"),
         pytest.param(FINE, "other", False, Route.SEED, id="a new seed"),
         pytest.param(FINE, "seed", False, Route.REFRESH, id="refresh"),
+        pytest.param(
+            with_record(former_seeds=("other",)), "other", False, Route.REFRESH, id="a seed that was sent before"
+        ),
+        pytest.param(
+            with_record(former_seeds=("other",), refresh_ended="over"),
+            "other",
+            False,
+            Route.ASK,
+            id="and nothing is left",
+        ),
+        pytest.param(FINE, "another-user", True, Route.OBTAIN, id="another user logs in"),
+        pytest.param(
+            replace(FINE, spec_hash="new", asks_by_session=True), "seed", True, Route.OBTAIN, id="other scopes"
+        ),
+        pytest.param(
+            replace(FINE, spec_hash="new"), "seed", True, Route.REFRESH, id="a changed key of the same session"
+        ),
         pytest.param(with_record(refresh_ended="over"), "seed", False, Route.ASK, id="ended, and the seed is spent"),
         pytest.param(
             with_record(refresh_ended="over"), "other", False, Route.SEED, id="ended, and a new seed is there"

@@ -47,6 +47,10 @@ class ClientAuth(Protocol):
     def client_id(self) -> str:
         """The client's identifier at the provider (RFC 6749 2.2)."""
 
+    @property
+    def secrets(self) -> tuple[SecretValue, ...]:
+        """What must be cut out of anything that the provider says."""
+
     def apply(self, form: list[tuple[str, str]], headers: dict[str, str], *, endpoint: str, now: float) -> None:
         """Add what authenticates the client to a request to ``endpoint`` that is begun at ``now`` (Unix seconds).
 
@@ -64,6 +68,11 @@ class ClientSecretBasic:
     client_id: str
     client_secret: SecretValue
 
+    @property
+    def secrets(self) -> tuple[SecretValue, ...]:
+        """Return the client secret."""
+        return (self.client_secret,)
+
     def apply(self, form: list[tuple[str, str]], headers: dict[str, str], *, endpoint: str, now: float) -> None:  # noqa: ARG002 - the Protocol's
         """Set the ``Authorization`` header; the form stays as it is, for one request shows one method (2.3)."""
         try:
@@ -79,6 +88,11 @@ class ClientSecretPost:
 
     client_id: str
     client_secret: SecretValue
+
+    @property
+    def secrets(self) -> tuple[SecretValue, ...]:
+        """Return the client secret."""
+        return (self.client_secret,)
 
     def apply(self, form: list[tuple[str, str]], headers: dict[str, str], *, endpoint: str, now: float) -> None:  # noqa: ARG002 - the Protocol's
         """Append ``client_id`` and ``client_secret`` to the form."""
@@ -109,6 +123,11 @@ class PrivateKeyJwt:
         key = load_private_key(private_key, algorithm)
         return cls(client_id=client_id, key=key, algorithm=algorithm, key_id=key_id, audience=audience)
 
+    @property
+    def secrets(self) -> tuple[SecretValue, ...]:
+        """Return nothing: no secret is sent."""
+        return ()
+
     def apply(self, form: list[tuple[str, str]], headers: dict[str, str], *, endpoint: str, now: float) -> None:  # noqa: ARG002 - the Protocol's
         """Append an assertion with a ``jti`` of its own: servers refuse one that they have seen (RFC 7523 3 (7))."""
         claims = {
@@ -138,6 +157,11 @@ class ClientAssertion:
     assertion: SecretValue
     assertion_type: str = JWT_BEARER_ASSERTION
 
+    @property
+    def secrets(self) -> tuple[SecretValue, ...]:
+        """Return the assertion."""
+        return (self.assertion,)
+
     def apply(self, form: list[tuple[str, str]], headers: dict[str, str], *, endpoint: str, now: float) -> None:  # noqa: ARG002 - the Protocol's
         """Append the assertion, and the id where there is one."""
         if self.client_id:
@@ -152,6 +176,11 @@ class TlsClientAuth:
 
     client_id: str
 
+    @property
+    def secrets(self) -> tuple[SecretValue, ...]:
+        """Return nothing: no secret is sent."""
+        return ()
+
     def apply(self, form: list[tuple[str, str]], headers: dict[str, str], *, endpoint: str, now: float) -> None:  # noqa: ARG002 - the Protocol's
         """Append ``client_id``, by which the server finds the certificate to expect."""
         form.append(("client_id", self.client_id))
@@ -162,6 +191,11 @@ class NoAuthentication:
     """A public client, that names itself and proves nothing (RFC 6749 2.1 and 3.2.1)."""
 
     client_id: str
+
+    @property
+    def secrets(self) -> tuple[SecretValue, ...]:
+        """Return nothing: no secret is sent."""
+        return ()
 
     def apply(self, form: list[tuple[str, str]], headers: dict[str, str], *, endpoint: str, now: float) -> None:  # noqa: ARG002 - the Protocol's
         """Append ``client_id``."""

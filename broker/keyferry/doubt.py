@@ -69,12 +69,12 @@ def judge(claim: Claim, policy: DoubtPolicy, *, expires_at: float | None, settle
     """Weigh an open claim. ``expires_at`` is the end of the access token that is still served, if there is one."""
     if policy.reusable:
         return Judgement(Verdict.REPLAY, now)
+    if not settled:
+        return Judgement(Verdict.WAIT, now)
     if policy.can_login:
         return Judgement(Verdict.LOGIN, now)
     if claim.attempt >= FINAL_ATTEMPT:
         return Judgement(Verdict.ASK, now)
-    if not settled:
-        return Judgement(Verdict.WAIT, now)
     return _weigh(claim, policy, expires_at, now)
 
 

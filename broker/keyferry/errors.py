@@ -111,6 +111,8 @@ class ExchangeError(KeyferryError):
         """The OAuth ``error`` code, or a short name of ours such as ``timeout``; stable, printable."""
         self.retry_after = retry_after
         """Seconds that the provider asked us to wait, where it did (RFC 9110 10.2.3)."""
+        self.counted = False
+        """Whether the provider's breaker took note of it."""
 
 
 class NotSent(ExchangeError):

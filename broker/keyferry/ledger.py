@@ -71,13 +71,22 @@ class Ledger:
     """The claim and commit protocol over a store and an escrow."""
 
     def __init__(
-        self, store: Store, escrow: Escrow, clock: Clock, *, holder: str, checkpoint: Checkpoint = _pass
+        self,
+        store: Store,
+        escrow: Escrow,
+        clock: Clock,
+        *,
+        holder: str,
+        checkpoint: Checkpoint = _pass,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
+        """``may_begin`` is asked right before each claim; where it says no, nothing is sent (Conflict)."""
         self._store = store
         self._escrow = escrow
         self._clock = clock
         self._holder = holder
         self._checkpoint = checkpoint
+        self._may_begin = may_begin
 
     async def spend(self, held: Versioned, spend: Spend) -> Versioned:
         """Send the refresh token once and commit what comes back; return the committed record.
@@ -135,6 +144,8 @@ class Ledger:
         """Announce the spend in the private state, which also proves that the state can be written."""
         before = held.record.claim
         digest = spend.token.fingerprint(self._store.digest_key)
+        if not self._may_begin():
+            raise Conflict("this process is ending, so nothing new is begun")
         for _ in range(CLAIM_TRIES):
             self._checkpoint("claim")
             begun = self._clock.boottime()
@@ -193,14 +204,14 @@ class Ledger:
             exchange.send(answer)
         except StopIteration as stop:
             issued: TokenSet = stop.value
-            committed = await self._commit(held, lambda record: apply(record, issued).without_claim())
+            committed = await self.commit(held, lambda record: apply(record, issued).without_claim())
         except Ambiguous as error:
             error.retry = RetryClass.IN_DOUBT
             await self._forget(attempt_id)
             raise
         except Refused as refusal:
             settled = _refused(refusal, before)
-            await self._commit(held, settled)
+            await self.commit(held, settled)
             await self._forget(attempt_id)
             raise
         else:
@@ -209,7 +220,7 @@ class Ledger:
         await self._forget(attempt_id)
         return committed
 
-    async def _commit(self, held: Versioned, change: Callable[[Record], Record]) -> Versioned:
+    async def commit(self, held: Versioned, change: Callable[[Record], Record]) -> Versioned:
         """Write the outcome until it is written, but only over the claim that it belongs to."""
         for attempt in itertools.count():
             try:

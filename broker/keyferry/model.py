@@ -26,7 +26,8 @@ class HttpRequest:
     """One request that a grant wants sent. Its body and headers are secret as a whole and are never printed."""
 
     method: str
-    url: str
+    url: str = field(repr=False)
+    """Its query may be signed, and is then as secret as the body."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     one_time: bool = False

@@ -17,6 +17,7 @@ from keyferry.errors import Reason, RetryClass
 from keyferry.freshness import keepalive_time
 
 if TYPE_CHECKING:
+    from keyferry.model import ObjectKey
     from keyferry.record import Record
 
 NEVER: Final = math.inf
@@ -75,12 +76,15 @@ class PublishedState:
 class Observed:
     """The world as one identity sees it, gathered once."""
 
+    key: ObjectKey
     uid: str
     origin: str
     spec_hash: str
     files_hash: str
     grant_refreshes: bool
     """The grant keeps a refresh token between renewals."""
+    asks_by_session: bool = False
+    """What the resource asks for was said when the session began, so a change needs another session."""
     record: Record | None = None
     published: PublishedState | None = None
     failure: Failure | None = None
@@ -139,30 +143,37 @@ def _suspended(observed: Observed, _now: float) -> Step | None:
 
 def _foreign(observed: Observed, _now: float) -> Step | None:
     record = observed.record
-    if record is not None and (record.origin != observed.origin or record.uid != observed.uid):
-        return Step(Action.KEEP, Reason.STATE_FOREIGN, NEVER, "the private state belongs to somebody else")
-    return None
+    if record is None or (record.origin, record.uid, record.key) == (observed.origin, observed.uid, observed.key):
+        return None
+    what = "state" if record.origin != observed.origin else "identity"
+    why = (
+        f"the private state kept under this name belongs to another {what} (it was copied or restored from elsewhere),"
+        " so nothing of it is used. Restore the right one, or move it away to begin anew"
+    )
+    return Step(Action.KEEP, Reason.STATE_FOREIGN, NEVER, why)
 
 
 def _unpublished(observed: Observed, now: float) -> Step | None:
-    record, published = observed.record, observed.published
+    record = observed.record
     if record is None or record.token is None or is_behind(observed) or observed.publish_failed:
         return None
-    if not observed.publishes:
-        return (
-            None if published is None else Step(Action.PUBLISH, Reason.ISSUED, now, "the files are not wanted any more")
-        )
-    if now >= record.token.expires_at:
-        return None  # what has expired is of no use to anybody: a new one is due first
-    if published is None or not published.intact:
-        why = "the files are missing or were changed"
-    elif published.uid != record.uid or published.revision < record.revision:
-        why = "the files are older than the token"
-    elif published.files_hash != observed.files_hash:
-        why = "the files are wanted in another form"
-    else:
+    why = _drift(observed, record)
+    # What has expired is of no use to anybody, and a token whose value is not kept can only be replaced by a new one.
+    if not why or (observed.publishes and (now >= record.token.expires_at or not record.token.access_token)):
         return None
     return Step(Action.PUBLISH, Reason.ISSUED, now, why)
+
+
+def _drift(observed: Observed, record: Record) -> str:
+    """Tell how what is published differs from what should be; nothing where it does not."""
+    published = observed.published
+    if not observed.publishes:
+        return "the files are not wanted any more" if published is not None else ""
+    if published is None or not published.intact:
+        return "the files are missing or were changed"
+    if published.uid != record.uid or published.revision < record.revision:
+        return "the files are older than the token"
+    return "the files are wanted in another form" if published.files_hash != observed.files_hash else ""
 
 
 def _failing(observed: Observed, now: float) -> Step | None:
@@ -185,7 +196,8 @@ def _in_doubt(observed: Observed, now: float) -> Step | None:
     return Step(Action.KEEP, Reason.REFRESH_IN_DOUBT, verdict.at, "the refresh token may be spent")
 
 
-def _needed(observed: Observed, now: float) -> Step | None:  # noqa: PLR0911 - one line for each reason
+def _useless(observed: Observed, now: float) -> Step | None:  # noqa: PLR0911 - one line for each reason
+    """Ask whether there is no token that anybody could use."""
     record = observed.record
     if record is None or record.token is None:
         return Step(Action.EXCHANGE, Reason.PENDING, now, "there is no token yet")
@@ -196,16 +208,28 @@ def _needed(observed: Observed, now: float) -> Step | None:  # noqa: PLR0911 - o
     if now >= record.token.expires_at:
         return Step(Action.EXCHANGE, Reason.EXPIRED, now, "the token expired")
     if from_future(record, now):
-        return Step(Action.EXCHANGE, Reason.ISSUED, now, "the clock went back, so the token's end is uncertain")
-    if observed.renew_requested:
-        return Step(Action.EXCHANGE, Reason.ISSUED, now, "a renewal was asked for")
-    if record.token.expires_at - now < observed.wanted_remaining:
-        return Step(Action.EXCHANGE, Reason.ISSUED, now, "a consumer needs a longer life")
+        return Step(Action.EXCHANGE, Reason.ISSUED, now, "the clock went back, so the token's end cannot be told")
     if is_behind(observed):
         return Step(Action.EXCHANGE, Reason.REFRESH_IN_DOUBT, now, "the private state is older than the files")
-    if now >= next_renewal(record, refreshes=observed.grant_refreshes):
-        return Step(Action.EXCHANGE, Reason.ISSUED, now, "the renewal is due")
     return None
+
+
+def _due(observed: Observed, now: float) -> Step | None:
+    """Ask whether a good token is to be replaced by a better one."""
+    record = observed.record
+    if record is None or record.token is None:
+        return None
+    if not record.token.access_token and _drift(observed, record):
+        why = _drift(observed, record)
+    elif observed.renew_requested:
+        why = "a renewal was asked for"
+    elif record.token.expires_at - now < observed.wanted_remaining:
+        why = "a consumer needs a longer life"
+    elif now >= next_renewal(record, refreshes=observed.grant_refreshes):
+        why = "the renewal is due"
+    else:
+        return None
+    return Step(Action.EXCHANGE, Reason.ISSUED, now, why)
 
 
 def _keep(observed: Observed, _now: float) -> Step:
@@ -231,7 +255,7 @@ def next_renewal(record: Record, *, refreshes: bool) -> float:
     return record.renewal_time if keepalive is None else min(record.renewal_time, keepalive)
 
 
-_CHAIN: Final[tuple[Check, ...]] = (_suspended, _foreign, _unpublished, _failing, _in_doubt, _needed)
+_CHAIN: Final[tuple[Check, ...]] = (_suspended, _foreign, _unpublished, _failing, _in_doubt, _useless, _due)
 
 
 class Route(enum.Enum):
@@ -253,19 +277,29 @@ class Route(enum.Enum):
 def route(observed: Observed, *, seed: str | None, can_login: bool, now: float) -> Route:
     """Pick the way to the next token.
 
-    ``seed`` is the fingerprint of the configured seed (None where the grant has none); ``can_login`` tells that
-    the grant's own request may be made again at any time.
+    ``seed`` is the fingerprint of what a chain of refresh tokens begins with: the refresh token that a person gave, or
+    the user who logs in (None where the grant has neither). ``can_login`` tells that the grant's own request may be
+    made again at any time. A seed that was sent once is never sent again, also when it comes back after another one.
     """
     record = observed.record
-    if seed is not None and (record is None or record.seed != seed):
+    if can_login and record is not None and _begins_anew(observed, record, seed):
+        return Route.OBTAIN
+    if not can_login and seed is not None and (record is None or seed not in (record.seed, *record.former_seeds)):
         return Route.SEED
     if not observed.grant_refreshes or record is None or record.refresh_token is None or record.refresh_ended:
         return Route.OBTAIN if can_login else Route.ASK
     verdict = judgement(observed, now)
     if verdict is None:
         return Route.REFRESH
-    if verdict.verdict is Verdict.LOGIN:
-        return Route.OBTAIN
-    if verdict.verdict is Verdict.ASK:
-        return Route.ASK
-    return Route.REPLAY if verdict.verdict is Verdict.REPLAY and verdict.at <= now else Route.WAIT
+    if verdict.verdict is Verdict.REPLAY:
+        return Route.REPLAY if verdict.at <= now else Route.WAIT
+    return _BY_VERDICT[verdict.verdict]
+
+
+_BY_VERDICT: Final = {Verdict.LOGIN: Route.OBTAIN, Verdict.ASK: Route.ASK, Verdict.WAIT: Route.WAIT}
+
+
+def _begins_anew(observed: Observed, record: Record, seed: str | None) -> bool:
+    """Tell whether a session is not what the resource asks for any more: another user's, or of other scopes."""
+    another_user = seed is not None and bool(record.seed) and record.seed != seed
+    return another_user or (observed.asks_by_session and record.spec_hash not in ("", observed.spec_hash))

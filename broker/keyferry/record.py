@@ -6,6 +6,7 @@ It is the only place where refresh tokens are kept. Whoever may read it may act 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -55,6 +56,19 @@ class Revocation:
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain of refresh tokens that is set aside while another seed is tried."""
+
+    seed: str
+    refresh_token: SecretValue
+    refresh_issued_at: float
+    refresh_expires_at: float | None
+    refresh_idle: float | None
+    session_started_at: float
+    binding: Binding | None
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Everything that Keyferry remembers of one identity."""
 
@@ -72,6 +86,10 @@ class Record:
     binding: Binding | None = None
     seed: str = ""
     """Keyed hash of the seed that the chain of refresh tokens began with."""
+    former_seeds: tuple[str, ...] = ()
+    """Fingerprints of seeds that were sent before: they are never sent again."""
+    previous: Chain | None = None
+    """The chain before the seed that is being tried; it comes back if the provider refuses the new one."""
     refresh_token: SecretValue | None = None
     refresh_issued_at: float = 0.0
     refresh_expires_at: float | None = None
@@ -125,6 +143,8 @@ def encode(record: Record) -> dict[str, Any]:
     for name, nested in (("claim", record.claim), ("binding", record.binding), ("revocation", record.revocation)):
         if nested is not None:
             out[name] = {slot: getattr(nested, slot) for slot in nested.__slots__}
+    if record.previous is not None:
+        out["previous"] = _encode_chain(record.previous)
     for name, token in (("token", record.token), ("login", record.login)):
         if token is not None:
             out[name] = _encode_token(token)
@@ -152,6 +172,7 @@ def decode(data: Any) -> Record:
             claim=Claim(**data["claim"]) if "claim" in data else None,
             binding=Binding(**{**binding, "hosts": tuple(binding["hosts"])}) if binding else None,
             revocation=Revocation(**data["revocation"]) if "revocation" in data else None,
+            previous=_decode_chain(data["previous"]) if "previous" in data else None,
             token=_decode_token(data["token"]) if "token" in data else None,
             login=_decode_token(data["login"]) if "login" in data else None,
             **plain,
@@ -178,16 +199,44 @@ def loads(data: bytes) -> tuple[Record, int]:
     return decode(inner), version
 
 
+_VERSION: Final = re.compile(rb'\{"version":([0-9]{1,18}),"record":\{')
+
+
+def version_of(head: bytes) -> int | None:
+    """Return the version by the beginning of what ``dumps`` wrote, None where it begins in another way."""
+    match = _VERSION.match(head)
+    return int(match[1]) if match is not None else None
+
+
 _PLAIN: Final = (
     "origin", "source", "generation", "revision", "spec_hash", "seed", "refresh_issued_at", "refresh_expires_at",
     "refresh_idle", "session_started_at", "refresh_ended", "api_keys", "renewal_time", "minimum_remaining",
-    "wrong_subject", "buried_at",
+    "wrong_subject", "buried_at", "former_seeds",
 )  # fmt: skip
 
 _TOKEN_PLAIN: Final = (
     "token_type", "issued_at", "expires_at", "scope", "refresh_expires_at", "issued_token_type", "subject", "email",
     "issuer", "publishable", "problem",
 )  # fmt: skip
+
+
+def _encode_chain(chain: Chain) -> dict[str, Any]:
+    out = {slot: getattr(chain, slot) for slot in chain.__slots__ if slot not in ("refresh_token", "binding")}
+    out["refresh_token"] = chain.refresh_token.reveal()
+    if chain.binding is not None:
+        out["binding"] = {slot: getattr(chain.binding, slot) for slot in chain.binding.__slots__}
+    return out
+
+
+def _decode_chain(data: dict[str, Any]) -> Chain:
+    binding = data.get("binding")
+    return Chain(
+        **{
+            **data,
+            "refresh_token": SecretValue(data["refresh_token"]),
+            "binding": Binding(**{**binding, "hosts": tuple(binding["hosts"])}) if binding else None,
+        }
+    )
 
 
 def _encode_token(token: TokenSet) -> dict[str, Any]:

@@ -46,7 +46,12 @@ def with_session(record: Record, token: TokenSet, context: Context, *, new_sessi
     )
     if new_session:
         record = replace(
-            record, session_started_at=token.issued_at, refresh_token=None, refresh_idle=None, refresh_expires_at=None
+            record,
+            session_started_at=token.issued_at,
+            refresh_token=None,
+            refresh_idle=None,
+            refresh_expires_at=None,
+            previous=None,
         )
     elif not record.session_started_at:
         # A seed was planted, and an earlier try to spend it was cut off.
@@ -119,8 +124,9 @@ def check_subject(token: TokenSet, *, subject: str | None, email: str | None) ->
         return
     said = f"is of another {what}" if found else f"does not say its {what}"
     raise AnswerError(
-        f"the token {said} than spec.expectedSubject wants. It was not published and is being revoked; log in as the"
-        " right account, or correct spec.expectedSubject.",
+        f"the token {said}{' than spec.expectedSubject wants' if found else ': spec.expectedSubject is not checked'}."
+        f" It was not published{' and is being revoked' if found else ''}; log in as the right account, ask for a scope"
+        " that makes the token say it (openid, email), or correct spec.expectedSubject.",
         reason=Reason.WRONG_SUBJECT,
         retry=RetryClass.NEEDS_PERSON,
     )

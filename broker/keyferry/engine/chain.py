@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import ExchangeError, Reason, ResourceError, RetryClass
 from keyferry.model import ObjectKey
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from keyferry.engine.ports import Ports
     from keyferry.engine.roster import Roster
     from keyferry.secret import SecretValue
+
+
+WAITING: Final = "waiting_for_identity"
+"""Code of the error that says so."""
 
 
 class IdentityChain:
@@ -52,7 +56,7 @@ class IdentityChain:
         if token is None or token.expires_at <= self._ports.clock.now():
             raise ExchangeError(
                 f"ServiceIdentity {consumer} waits for the token of ServiceIdentity {key}, which has none just now",
-                code="waiting_for_identity",
+                code=WAITING,
                 retry=RetryClass.SUSPICIOUS,
             )
         self._waiting[key].discard(consumer)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from keyferry.engine.ports import Ports
     from keyferry.ledger import Checkpoint
     from keyferry.model import ObjectKey
-    from keyferry.record import Versioned
+    from keyferry.record import Record, Versioned
     from keyferry.spec.resources import IdentityResource, ProviderResource
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ LONGEST_SLEEP: Final = 30.0
 RENEW_INTERVAL: Final = 60.0
 """Seconds between renewals on demand of one identity."""
 CHECKS_AT_ONCE: Final = 32
+TAKEN_UP_AT_ONCE: Final = 500
+"""Stored records that are decided on at the start with one look at what is published."""
 UNEXPECTED_WAIT: Final = 60.0
 """Seconds after which a turn that met a defect of ours is tried again."""
 DRAIN: Final = 60.0
@@ -73,11 +75,12 @@ class Engine:
     def __init__(self, ports: Ports, settings: EngineSettings, *, checkpoint: Checkpoint | None = None) -> None:
         self._ports = ports
         self._settings = settings
+        self._stopping = False
         self._drivers = Drivers(ports)
         self.roster = Roster(ports, self._drivers)
         self._chain = IdentityChain(ports, self.roster, self._nudge)
-        self._desk = Desk(ports, settings.holder, self._chain, checkpoint)
-        self._undertaker = Undertaker(ports, self._drivers, self._chain)
+        self._desk = Desk(ports, settings.holder, self._chain, checkpoint, lambda: not self._stopping)
+        self._undertaker = Undertaker(ports, self._drivers, self._chain, self._in_use)
         self._agenda = Agenda()
         self._queue = Queue()
         self.exchange_seconds: Callable[[str, float], None] = lambda _provider, _seconds: None
@@ -99,7 +102,6 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._checking = 0
         self._started = False
-        self._stopping = False
         self._watchers: set[asyncio.Event] = set()
         self._leaving: dict[ObjectKey, DeletionPolicy] = {}
         self._clock_offset = ports.clock.now() - ports.clock.boottime()
@@ -129,6 +131,12 @@ class Engine:
         self._look_at({entry.key}, waive=Waive.ALWAYS)
         self._look_at(self.roster.presenters_of(entry.key), waive=Waive.ALWAYS)
 
+    def refuse_identity(self, key: ObjectKey, error: KeyferryError) -> None:
+        """Say that an identity's new version is not valid; its last good version goes on."""
+        entry = self.roster.entries.get(key)
+        if entry is not None:
+            self._ports.reporter.report(entry.status(error.reason, error.message))
+
     async def drop_identity(self, key: ObjectKey) -> None:
         """Let an identity go: bury its private state as an order to revoke, and withdraw its files.
 
@@ -142,10 +150,15 @@ class Engine:
             while entry.busy:  # a spend under way is finished, so that what it brings is revoked as well
                 await self._ports.clock.sleep(0.05)
             self._agenda.discard(key)
+            self._queue.discard(key)
+            await self._worker.last_look(entry)
             self._ports.reporter.forget(key)
             self._look_at(self.roster.presenters_of(key))
         if key in self._leaving:
-            await self._let_go(key, self._leaving[key])
+            held = await self._ports.store.read(key)
+            if held is not None and entry is not None:
+                held = self._with_order(entry, held)
+            await self._let_go(key, self._leaving[key], held)
             self._leaving.pop(key, None)
 
     @property
@@ -162,7 +175,7 @@ class Engine:
         """Let an identity go of which only the record is left."""
         order = held.record.revocation
         policy = DeletionPolicy(order.policy) if order is not None else DeletionPolicy.DELETE
-        await self._let_go(held.record.key, policy)
+        await self._let_go(held.record.key, policy, held)
 
     def credentials_changed(self, references: Iterable[Reference]) -> None:
         """Wake exactly the identities that use a changed Secret or ConfigMap; their backoff is waived."""
@@ -192,6 +205,9 @@ class Engine:
         left = entry.expiration_time - self._ports.clock.now()
         now = self._ports.clock.monotonic()
         if left >= minimum_remaining:
+            return 0.0
+        if left <= 0:  # that is worked on without being asked, and must not use up the next request
+            self._look_at({key})
             return 0.0
         wait = entry.last_renewal + self._settings.renew_interval - now
         if wait > 0:
@@ -251,20 +267,25 @@ class Engine:
         unknown: list[Versioned] = []
         seen: set[ObjectKey] = set()
         alive: set[str] = set()
+        stored: list[tuple[Entry, Versioned]] = []
         async for held in self._ports.store.records():
             entry = self.roster.entries.get(held.record.key)
-            if entry is None:
-                unknown.append(held)
+            if entry is None or (entry.uid and entry.uid != held.record.uid):
+                unknown.append(held)  # gone, or created again under the same name
                 continue
             seen.add(entry.key)
             alive.add(held.record.uid)
             if held.record.claim is not None:
                 self.open_claims.add(held.record.claim.attempt_id)
-            await self._worker.take_up(entry, held)
+            stored.append((entry, held))
+            if len(stored) >= TAKEN_UP_AT_ONCE:
+                await self._worker.take_up(stored)
+                stored = []
+        await self._worker.take_up(stored)
         await self._undertaker.load(alive)
         self._started = True
         for key in self.roster.entries.keys() - seen:
-            self._agenda.put(key, 0.0)
+            await self._worker.begin(self.roster.entries[key])
         return unknown
 
     async def run(self) -> None:
@@ -367,13 +388,17 @@ class Engine:
         return min(waits)
 
     async def _sleep(self, seconds: float) -> None:
+        """Wait until something happens, at most for so long."""
         sleeping = asyncio.ensure_future(self._ports.clock.sleep(seconds))
-        waking = asyncio.ensure_future(self._wake.wait())
+        sleeping.add_done_callback(self._slept)
         try:
-            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+            await self._wake.wait()
         finally:
             sleeping.cancel()
-            waking.cancel()
+
+    def _slept(self, sleeping: asyncio.Future[None]) -> None:
+        if not sleeping.cancelled():
+            self._wake.set()
 
     async def _drain(self) -> None:
         """Let spends and commits finish; what takes longer stays in the ledger for the next process."""
@@ -416,9 +441,10 @@ class Engine:
                 watcher.set()
             self._wake.set()
 
-    async def _let_go(self, key: ObjectKey, policy: DeletionPolicy) -> None:
+    async def _let_go(self, key: ObjectKey, policy: DeletionPolicy, held: Versioned | None) -> None:
         """Bury the record, then withdraw the files; Retain leaves them, with nobody to renew them."""
-        held = await self._ports.store.read(key)
+        if held is not None and held.record.origin != self._ports.store.origin:
+            return  # another state's: neither its credentials nor its files are ours to touch
         if held is not None:
             buried = replace(held, record=replace(held.record, buried_at=self._ports.clock.now()))
             await self._ports.store.bury(buried)
@@ -431,6 +457,24 @@ class Engine:
         await self._ports.reporter.remember(key, None)
         self._ports.reporter.event(Event(Level.INFO, "removed", Reason.ISSUED, f"ServiceIdentity {key} is gone", key))
         self._wake.set()
+
+    def _with_order(self, entry: Entry, held: Versioned) -> Versioned:
+        """Return the record with the order to revoke as the resources say it now, not as the last exchange noted it."""
+        provider = self.roster.provider_of(entry)
+        if provider is None or held.record.revocation is None:
+            return held
+        order = replace(held.record.revocation, policy=entry.resource.spec.deletion_policy.value)
+        return replace(held, record=replace(held.record, revocation=order))
+
+    async def _in_use(self, gone: Record) -> bool:
+        """Tell whether a declared identity publishes the access token of one that is gone."""
+        for key, entry in list(self.roster.entries.items()):
+            if entry.spec_hash == gone.spec_hash and key.namespace == gone.key.namespace:
+                held = await self._ports.store.read(key)
+                token = held.record.token if held is not None else None
+                if token is not None and gone.token is not None and token.access_token == gone.token.access_token:
+                    return True
+        return False
 
     def _status(self, entry: Entry) -> IdentityStatus:
         reason, message = entry.reported or (Reason.PENDING, "")

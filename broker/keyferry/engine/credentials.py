@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pydantic import BaseModel
 
@@ -44,17 +45,40 @@ def named_keys(model: BaseModel) -> frozenset[tuple[str, str]]:
     return frozenset(found)
 
 
+def named_configs(model: BaseModel) -> frozenset[tuple[str, str]]:
+    """Return every (ConfigMap, key) that a spec points to."""
+    return frozenset((name, key) for kind, name, key in _pointers(model) if kind == "config_map_key_ref")
+
+
 def _pointers(model: BaseModel) -> Iterator[tuple[str, str, str]]:
     """Walk a spec and yield (kind of reference, name, key). Dumping it first would cost ten times as much."""
     values: dict[str, Any] = model.__dict__
-    for field_name, value in values.items():
+    for field_name in _ways(type(model)):
+        value = values[field_name]
         for item in value if isinstance(value, tuple) else (value,):
-            if not isinstance(item, BaseModel):
+            if item is None:
                 continue
             if field_name in _POINTERS:
                 yield field_name, item.__dict__["name"], item.__dict__.get("key", "")
             else:
                 yield from _pointers(item)
+
+
+@functools.cache
+def _ways(model: type[BaseModel]) -> tuple[str, ...]:
+    """Return the fields of a model in which, or below which, references may be; most have none."""
+    return tuple(
+        name
+        for name, field in model.model_fields.items()
+        if name in _POINTERS or any(_ways(below) for below in _models(field.annotation))
+    )
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
 
 
 @dataclass(frozen=True, slots=True)

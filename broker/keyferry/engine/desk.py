@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from keyferry import __version__
 from keyferry.doubt import DoubtPolicy, settle_time
-from keyferry.engine.credentials import named_keys
 from keyferry.engine.exchange import OAuthExchanger
 from keyferry.engine.job import REFRESHING, Job
-from keyferry.engine.tiled import TiledExchanger
-from keyferry.errors import CredentialError, ResourceError
+from keyferry.engine.tiled import API_KEY_TYPE, TiledExchanger
+from keyferry.errors import CredentialError, PublishError, ResourceError
 from keyferry.ledger import Ledger
 from keyferry.plan import Observed, PublishedState, is_behind
 from keyferry.publication import Publication
@@ -42,21 +43,38 @@ PUBLISHING_AT_ONCE: Final = 16
 class Desk:
     """Works on one identity at a time, for as many identities as the engine gives it."""
 
-    def __init__(self, ports: Ports, holder: str, tokens: IdentityTokens, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        holder: str,
+        tokens: IdentityTokens,
+        checkpoint: Checkpoint | None,
+        may_begin: Callable[[], bool],
+    ) -> None:
+        """``may_begin`` tells whether a spend may still be begun: not while the process is ending."""
         self._ports = ports
         self._checkpoint = checkpoint or (lambda _step: None)
-        ledger = Ledger(ports.store, ports.escrow, ports.clock, holder=holder, checkpoint=self._checkpoint)
+        self.holder = holder
+        """Names this process in the claims that it makes."""
+        ledger = Ledger(
+            ports.store, ports.escrow, ports.clock, holder=holder, checkpoint=self._checkpoint, may_begin=may_begin
+        )
         self._oauth = OAuthExchanger(ports, ledger, tokens)
-        self._tiled = TiledExchanger(ports)
+        self._tiled = TiledExchanger(ports, ledger)
         self._publishing = asyncio.Semaphore(PUBLISHING_AT_ONCE)
 
     async def observe(
         self, entry: Entry, provider: Provider | None, *, suspended: bool
-    ) -> tuple[Observed, Versioned | None]:
-        """Gather what the plan looks at. Raises StoreError and PublishError."""
+    ) -> tuple[Observed, Versioned | None, PublishError | None]:
+        """Gather what the plan looks at, with what kept us from seeing the published files. Raises StoreError."""
         held = await self._ports.store.read(entry.key)
-        published = await self._ports.publisher.observe(entry.key)
-        return self.facts(entry, provider, held, published, suspended=suspended), held
+        try:
+            published = await self._ports.publisher.observe(entry.key)
+        except PublishError as error:
+            # Not seeing the files is no reason not to renew; nothing is written where nothing can be seen.
+            facts = self.facts(entry, provider, held, None, suspended=suspended)
+            return replace(facts, publish_failed=True), held, error
+        return self.facts(entry, provider, held, published, suspended=suspended), held, None
 
     def facts(
         self,
@@ -71,11 +89,13 @@ class Desk:
         record = held.record if held is not None else None
         settled, settles_at = self._settled(entry, record.claim if record is not None else None)
         return Observed(
+            key=entry.key,
             uid=entry.uid,
             origin=self._ports.store.origin,
             spec_hash=entry.spec_hash,
             files_hash=entry.files_hash,
             grant_refreshes=entry.resource.spec.grant.type in REFRESHING,
+            asks_by_session=provider is not None and provider.resource.spec.type is ProviderType.OAUTH,
             record=record,
             published=_state(published),
             failure=entry.failure,
@@ -107,7 +127,7 @@ class Desk:
             ports=self._ports,
             observed=observed,
             held=held,
-            cause=await self.cause(entry, provider),
+            cause=entry.tried,
             note=note,
         )
         if is_behind(observed):
@@ -128,16 +148,16 @@ class Desk:
         job = Job(entry.resource, entry.uid, provider, None, self._ports, observed, held, "", note)
         return await self._oauth.recover(job)
 
-    async def publish(self, entry: Entry, provider: Provider, record: Record) -> None:
-        """Write the record's token for the workloads. Raises PublishError and ResourceError."""
+    async def publish(self, entry: Entry, provider: Provider, record: Record) -> PublishedState | None:
+        """Write the record's token for the workloads; return what is there then. Raises PublishError, ResourceError."""
         token = record.token
         if token is None:
-            return
+            return None
         if entry.resource.spec.target.type is TargetType.NONE:
             await self._ports.publisher.withdraw(entry.key)
-            return
+            return None
         spec = provider.resource.spec
-        api_key = bool(record.api_keys) and spec.type is ProviderType.TILED
+        api_key = token.token_type == API_KEY_TYPE
         given = RenderInput(
             token=token,
             revision=record.revision,
@@ -159,18 +179,23 @@ class Desk:
         )
         async with self._publishing:
             self._checkpoint("publish")
-            await self._ports.publisher.publish(publication)
+            published = await self._ports.publisher.publish(publication, record)
             self._checkpoint("published")
+        return _state(published)
 
     async def cause(self, entry: Entry, provider: Provider | None) -> str:
         """Return a fingerprint of the spec and of every credential that it and its provider point to."""
-        mac = hmac.new(self._ports.store.digest_key, entry.spec_hash.encode(), "sha256")
-        places: list[tuple[str, str, str]] = [
-            (entry.key.namespace, name, key) for name, key in named_keys(entry.resource.spec)
-        ]
+        mac = hmac.new(self._ports.store.digest_key, f"{__version__}\0{entry.spec_hash}".encode(), "sha256")
+        places: list[tuple[str, str, str]] = [(entry.key.namespace, name, key) for name, key in entry.named_keys]
         if provider is not None:
+            # What the installation allows is part of it: to allow a host is a change that helps.
+            mac.update(repr(self._ports.addresses(provider.resource)).encode())
             namespace = provider.resource.key.namespace
-            places += [(namespace, name, key) for name, key in named_keys(provider.resource.spec)]
+            places += [(namespace, name, key) for name, key in provider.named_keys]
+            for name, key in sorted(provider.named_configs):
+                with contextlib.suppress(CredentialError):
+                    content = await self._ports.credentials.config(namespace, name, key)
+                    mac.update(f"\0config/{namespace}/{name}/{key}\0".encode() + hashlib.sha256(content).digest())
         for namespace, name, key in sorted(places):
             try:
                 content = await self._ports.credentials.secret(namespace, name, key, frozenset())
@@ -186,7 +211,8 @@ class Desk:
             return
         record = held.record
         claim = record.claim
-        if claim is None and record.refresh_token is not None and not record.refresh_ended and job.refreshes:
+        rotates = not job.observed.doubt.reusable
+        if claim is None and record.refresh_token is not None and not record.refresh_ended and rotates:
             claim = Claim(
                 digest=record.refresh_token.fingerprint(self._ports.store.digest_key),
                 attempt_id=f"restored-{secrets.token_hex(8)}",
@@ -203,6 +229,7 @@ class Desk:
         )
         await self._ports.store.replace(held, caught_up)
         await job.reread()
+        job.restored = True
         job.note("the private state is older than the published files: it was restored or copied")
 
     def _settled(self, entry: Entry, claim: Claim | None) -> tuple[bool, float]:
@@ -231,7 +258,7 @@ def _doubt_policy(entry: Entry, provider: Provider | None) -> DoubtPolicy:
         return DoubtPolicy(can_login=can_login)
     spec = provider.resource.spec
     if spec.oauth is None:
-        return DoubtPolicy(can_login=can_login, deadline=spec.limits.timeout)
+        return DoubtPolicy(reusable=True, can_login=can_login, deadline=spec.limits.timeout)
     tokens = spec.oauth.refresh_tokens
     return DoubtPolicy(
         reuse_window=tokens.reuse_window,

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keyferry.engine.apply import reauthorize_by
+from keyferry.engine.job import REPEATABLE
 from keyferry.engine.status import IdentityStatus
+from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
     from keyferry.errors import KeyferryError, Reason
     from keyferry.model import ObjectKey
-    from keyferry.plan import Failure
+    from keyferry.plan import Failure, PublishedState
     from keyferry.record import Claim, Record
     from keyferry.spec.resources import IdentityResource
 
@@ -29,11 +31,15 @@ class Entry:
     provider_key: ProviderKey
     spec_hash: str
     files_hash: str
+    named_keys: frozenset[tuple[str, str]] = frozenset()
+    """Every (Secret, key) that the resource points to."""
     refusal: KeyferryError | None = None
     """Why the resource cannot be used as it is written; what is published stays."""
     failure: Failure | None = None
     failure_checked: bool = False
     """Whether the failure's cause was compared with the credentials as they are now."""
+    tried: str = ""
+    """Fingerprint of the spec and credentials that the exchange under way was begun with."""
     failure_kept: bool = False
     """Whether a failure is stored, and must be cleared there once it is over."""
     publish_failure: Failure | None = None
@@ -46,6 +52,8 @@ class Entry:
     wanted_remaining: float = 0.0
     recovered: str = ""
     """Attempt id of the last open claim whose escrow was looked for."""
+    shown: PublishedState | None = None
+    """What workloads see, as last observed or written."""
     revision: int = 0
     issue_time: float = 0.0
     expiration_time: float = 0.0
@@ -72,7 +80,9 @@ class Entry:
         self.issue_time = record.token.issued_at
         self.expiration_time = record.token.expires_at
         self.renewal_time = record.renewal_time
-        self.reauthorize_by = reauthorize_by(record, maximum)
+        # A grant that can be made again needs nobody, whatever becomes of its session.
+        needs_person = self.resource.spec.grant.type not in REPEATABLE
+        self.reauthorize_by = reauthorize_by(record, maximum) if needs_person else None
 
     def waive(self, *, always: bool) -> None:
         """Forgive the last failure; unless ``always``, one that waits for a change is first compared with what is."""
@@ -96,8 +106,8 @@ class Entry:
             self.claim_seen = (claim.attempt_id, now)
         return now - self.claim_seen[1]
 
-    def status(self, reason: Reason, message: str) -> IdentityStatus:
-        """Return the status as people see it."""
+    def status(self, reason: Reason, message: str, *, busy: bool = False) -> IdentityStatus:
+        """Return the status as people see it; ``busy`` while an exchange is queued or under way."""
         failure = self.failure or self.publish_failure
         next_attempt = failure.next_attempt if failure is not None else None
         spec = self.resource.spec
@@ -109,6 +119,8 @@ class Entry:
             message=message,
             retry=failure.retry if failure is not None else (self.refusal.retry if self.refusal is not None else None),
             revision=self.revision,
+            shown=self.resource.spec.target.type is TargetType.NONE
+            or (self.shown is not None and self.shown.uid == self.uid),
             issue_time=self.issue_time or None,
             expiration_time=self.expiration_time or None,
             renewal_time=self.renewal_time or None,
@@ -116,5 +128,6 @@ class Entry:
             reauthorize_by_time=self.reauthorize_by,
             failure_count=failure.count if failure is not None else 0,
             error_code=failure.code if failure is not None else "",
-            busy=self.busy,
+            cause=failure.cause if failure is not None else "",
+            busy=busy,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.client_auth import NoAuthentication
 from keyferry.engine.clients import JWT_TYPE, client_candidates, subject_token, value
-from keyferry.engine.job import Outcome, check_binding, needs_seed
+from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
 from keyferry.errors import (
     AnswerError,
     Conflict,
@@ -26,8 +26,8 @@ from keyferry.io.http import drive
 from keyferry.ledger import Spend
 from keyferry.plan import Route, route
 from keyferry.providers.revocation import TokenTypeHint, revoke
-from keyferry.record import Binding, Record, Versioned
-from keyferry.spec.grant import ACCESS_TOKEN_TYPE, GrantType
+from keyferry.record import Binding, Chain, Record, Versioned
+from keyferry.spec.grant import ACCESS_TOKEN_TYPE
 from keyferry.spec.provider import Rotation
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class OAuthExchanger:
             try:
                 committed = await self._by_route(await self._attempt(job, oauth, metadata, client))
             except Refused as error:
+                if error.reason is Reason.CLIENT_REJECTED and _asserts_afresh(job.spec.client or oauth.client):
+                    error.retry = RetryClass.SUSPICIOUS  # the next try shows another assertion
                 if error.reason is not Reason.CLIENT_REJECTED or index == order[-1]:
                     raise
                 await job.reread()
@@ -152,13 +154,40 @@ class OAuthExchanger:
             try:
                 return await self._spend(attempt, held, token, attempt_no=2 if way is Route.REPLAY else 1)
             except Refused as error:
+                if error.retry is RetryClass.NEEDS_PERSON:
+                    await self._fall_back(job)
                 if not (job.can_login and error.retry is RetryClass.NEEDS_PERSON):
                     raise _for_person(job, error) from None
                 # The session ended, and the grant can begin another.
                 await job.reread()
         elif way is Route.ASK:
             raise needs_seed(job)
-        return await self._obtain(attempt)
+        return await self._obtain(attempt, digest or "")
+
+    async def _fall_back(self, job: Job) -> None:
+        """Go on with the chain before, where the seed that was tried instead is refused. Raises Conflict then."""
+        await job.reread()
+        held = job.held
+        if held is None or held.record.previous is None or not held.record.refresh_ended:
+            return
+        record, chain = held.record, held.record.previous
+        restored = replace(
+            record,
+            former_seeds=(*record.former_seeds, record.seed),
+            previous=None,
+            claim=None,
+            refresh_ended="",
+            seed=chain.seed,
+            refresh_token=chain.refresh_token,
+            refresh_issued_at=chain.refresh_issued_at,
+            refresh_expires_at=chain.refresh_expires_at,
+            refresh_idle=chain.refresh_idle,
+            session_started_at=chain.session_started_at,
+            binding=chain.binding,
+        )
+        await self._ports.store.replace(held, restored)
+        job.note("the provider refused the new refresh token; the session before it goes on")
+        raise Conflict("the session before the refused refresh token goes on")
 
     async def _plant(self, attempt: _Attempt, seed: SecretValue, digest: str) -> Versioned:
         """Begin a chain of refresh tokens with the one that a person gave, unless somebody did already."""
@@ -174,8 +203,12 @@ class OAuthExchanger:
                 reason=Reason.SEED_ALREADY_USED,
                 retry=RetryClass.NEEDS_PERSON,
             )
+        record = held.record
+        former = (*record.former_seeds, record.seed) if record.seed else record.former_seeds
         planted = replace(
-            held.record,
+            record,
+            former_seeds=former,
+            previous=_set_aside(record),
             seed=digest,
             refresh_token=seed,
             refresh_issued_at=self._ports.clock.now(),
@@ -187,9 +220,13 @@ class OAuthExchanger:
             binding=attempt.context.binding,
             revocation=attempt.context.revocation,
             source=attempt.context.source,
-            generation=held.record.generation,
         )
-        return await self._spend(attempt, replace(held, record=planted), seed, attempt_no=1, new_session=True)
+        try:
+            return await self._spend(attempt, replace(held, record=planted), seed, attempt_no=1, new_session=True)
+        except Refused as error:
+            if error.retry is RetryClass.NEEDS_PERSON:
+                await self._fall_back(job)
+            raise _for_person(job, error) from None
 
     async def _spend(
         self, attempt: _Attempt, held: Versioned, token: SecretValue, *, attempt_no: int, new_session: bool = False
@@ -218,10 +255,12 @@ class OAuthExchanger:
             committed = await self._ledger.spend(held, spend)
         return await self._accept(attempt, outcome, committed)
 
-    async def _obtain(self, attempt: _Attempt) -> Versioned:
-        """Make the grant's own request; equal ones in flight are one."""
+    async def _obtain(self, attempt: _Attempt, user: str) -> Versioned:
+        """Make the grant's own request; equal ones in flight are one. ``user`` is the fingerprint of who logs in."""
         job = attempt.job
-        issued = await self._shared(attempt) if not job.refreshes else await self._request(attempt)
+        if job.refreshes:
+            return await self._log_in(attempt, user)
+        issued = await self._shared(attempt)
         outcome = Outcome(job, attempt.context, new_session=True)
         before = job.held.record if job.held is not None else job.new_record()
         record = outcome.apply(before, issued).without_claim()
@@ -231,11 +270,23 @@ class OAuthExchanger:
             committed = await self._ports.store.replace(job.held, record)
         return await self._accept(attempt, outcome, committed)
 
+    async def _log_in(self, attempt: _Attempt, user: str) -> Versioned:
+        """Begin a session. Sessions are counted by some servers, so the state must be writable before there is one."""
+        job = attempt.job
+        held = await job.prove_writable()
+        issued = await self._request(attempt)
+        outcome = Outcome(job, attempt.context, new_session=True)
+        committed = await self._ledger.commit(
+            held, lambda record: replace(outcome.apply(record, issued), seed=user).without_claim()
+        )
+        return await self._accept(attempt, outcome, committed)
+
     async def _accept(self, attempt: _Attempt, outcome: Outcome, committed: Versioned) -> Versioned:
+        note_scope(attempt.job, outcome)
         try:
             outcome.check()
         except AnswerError as error:
-            if error.reason is Reason.WRONG_SUBJECT and outcome.issued is not None:
+            if error.reason is Reason.WRONG_SUBJECT and outcome.foreign and outcome.issued is not None:
                 await self._revoke_foreign(attempt, outcome.issued)
             raise
         return committed
@@ -302,10 +353,13 @@ class OAuthExchanger:
         )
 
     async def _seed(self, job: Job, metadata: ProviderMetadata) -> SecretValue | None:
+        """Return what a chain of refresh tokens begins with: a refresh token, or the user who logs in."""
         grant = job.spec.grant
-        if grant.type is not GrantType.REFRESH_TOKEN or grant.refresh_token is None:
-            return None
-        return await value(job.reader(metadata.hosts), grant.refresh_token.from_)
+        if grant.refresh_token is not None:
+            return await value(job.reader(metadata.hosts), grant.refresh_token.from_)
+        if grant.password is not None:
+            return await value(job.reader(metadata.hosts), grant.password.username_from)
+        return None
 
     async def _clients(self, job: Job, oauth: OAuthProvider, metadata: ProviderMetadata) -> list[ClientAuth]:
         own: Client | None = job.spec.client
@@ -357,6 +411,21 @@ class OAuthExchanger:
         return await subject_token(reader, subject, token_type, self._tokens, job.key)
 
 
+def _set_aside(record: Record) -> Chain | None:
+    """Return the chain that is going, where it may still be good for something."""
+    if record.refresh_token is None or record.refresh_ended or record.claim is not None:
+        return record.previous
+    return Chain(
+        seed=record.seed,
+        refresh_token=record.refresh_token,
+        refresh_issued_at=record.refresh_issued_at,
+        refresh_expires_at=record.refresh_expires_at,
+        refresh_idle=record.refresh_idle,
+        session_started_at=record.session_started_at,
+        binding=record.binding,
+    )
+
+
 def _for_person(job: Job, error: Refused) -> Refused:
     """Say that a person is needed where the credential that ended is one that only a person can replace."""
     if error.retry is RetryClass.NEEDS_PERSON and not job.can_login:
@@ -371,6 +440,11 @@ def _presents_fresh_token(spec: ServiceIdentitySpec) -> bool:
     if grant.token_exchange is not None:
         subjects.append(grant.token_exchange.subject)
     return any(subject.secret_key_ref is None for subject in subjects)
+
+
+def _asserts_afresh(client: Client | None) -> bool:
+    """Tell whether the client authenticates with a token that is another one each time."""
+    return client is not None and client.assertion_from is not None and client.assertion_from.secret_key_ref is None
 
 
 def _token_type(subject: Subject, declared: str) -> str:

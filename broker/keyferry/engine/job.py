@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from keyferry.engine.provider import Channel, Provider
     from keyferry.model import ObjectKey, TokenSet
     from keyferry.plan import Observed
-    from keyferry.spec.identity import ServiceIdentitySpec
+    from keyferry.spec.identity import ExpectedSubject, ServiceIdentitySpec
     from keyferry.spec.resources import IdentityResource
 
 REFRESHING: frozenset[GrantType] = frozenset({GrantType.PASSWORD, GrantType.REFRESH_TOKEN})
 """Grants that keep a session going with refresh tokens; the others are simply made again."""
+
+
+REPEATABLE: frozenset[GrantType] = frozenset(
+    {GrantType.CLIENT_CREDENTIALS, GrantType.JWT_BEARER, GrantType.PASSWORD, GrantType.TOKEN_EXCHANGE}
+)
+"""Grants whose own request may be made at any time, without a person."""
 
 
 @dataclass(slots=True)
@@ -42,6 +48,8 @@ class Job:
     """Fingerprint of the spec and of the credentials that it points to."""
     note: Callable[[str], None]
     """Tells people something that is no failure of the exchange."""
+    restored: bool = False
+    """The private state was found to be older than what it published."""
 
     @property
     def key(self) -> ObjectKey:
@@ -68,7 +76,7 @@ class Job:
     @property
     def can_login(self) -> bool:
         """Tell whether the grant's own request may be made at any time."""
-        return self.spec.grant.type is not GrantType.REFRESH_TOKEN
+        return self.spec.grant.type in REPEATABLE
 
     def reader(self, hosts: frozenset[str]) -> CredentialReader:
         """Return a reader for the identity's own references, whose values go to ``hosts``."""
@@ -109,6 +117,13 @@ class Job:
             self.held = await self.ports.store.create(self.new_record())
         return self.held
 
+    async def prove_writable(self) -> Versioned:
+        """Return the stored record, written just now: what is begun after it can be kept."""
+        if self.held is None:
+            return await self.ensure_record()
+        self.held = await self.ports.store.replace(self.held, self.held.record)
+        return self.held
+
     async def reread(self) -> None:
         """Take in the record as it is now, after an attempt that changed it."""
         self.held = await self.ports.store.read(self.key)
@@ -126,11 +141,15 @@ class Outcome:
 
     def apply(self, record: Record, issued: TokenSet) -> Record:
         """Return the record with the answer in it. A wrong subject's credentials are kept only to be revoked."""
+        if not self._new_session:
+            issued = with_known_holder(issued, record)
         self.issued = issued
         taken = with_session(record, issued, self._context, new_session=self._new_session)
         try:
             self._check_subject(issued)
         except KeyferryError as error:
+            # What cannot be told to be the right one's is not published; only what is another's is given up.
+            foreign = says_its_holder(issued, self._job.spec.expected_subject)
             return replace(
                 taken,
                 token=record.token,
@@ -139,9 +158,14 @@ class Outcome:
                 spec_hash=record.spec_hash,
                 renewal_time=record.renewal_time,
                 wrong_subject=True,
-                refresh_ended=error.message,
+                refresh_ended=error.message if foreign else taken.refresh_ended,
             )
         return taken
+
+    @property
+    def foreign(self) -> bool:
+        """Tell whether what was issued is, by its own word, somebody else's."""
+        return self.issued is not None and says_its_holder(self.issued, self._job.spec.expected_subject)
 
     def check(self) -> None:
         """Raise AnswerError where what was issued must not be published."""
@@ -153,6 +177,33 @@ class Outcome:
         expected = self._job.spec.expected_subject
         if expected is not None:
             check_subject(issued, subject=expected.subject, email=expected.email)
+
+
+def note_scope(job: Job, outcome: Outcome) -> None:
+    """Say once that less was granted than asked for (RFC 6749 5.1)."""
+    issued, before = outcome.issued, job.observed.record
+    if issued is None or not issued.scope or not job.spec.scopes:
+        return
+    missing = [scope for scope in job.spec.scopes if scope not in issued.scope.split()]
+    known = before is not None and before.token is not None and before.token.scope == issued.scope
+    if missing and not known:
+        job.note(f"the provider granted less than was asked for; missing: {' '.join(missing)}")
+
+
+def with_known_holder(issued: TokenSet, record: Record) -> TokenSet:
+    """Return a refreshed token with the holder that its session is known to have, where the answer names nobody.
+
+    A refresh need not bring an ID token (OpenID Connect Core 12.2).
+    """
+    known = record.token if record.token is not None and record.token.subject else record.login
+    if issued.subject or known is None:
+        return issued
+    return replace(issued, subject=known.subject, email=issued.email or known.email)
+
+
+def says_its_holder(issued: TokenSet, expected: ExpectedSubject | None) -> bool:
+    """Tell whether a token says what ``expectedSubject`` asks for."""
+    return expected is not None and bool(issued.subject if expected.subject else issued.email)
 
 
 def check_binding(record: Record | None, binding: Binding) -> None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from keyferry.errors import AnswerError, CredentialError, ExchangeError, Reason, ResourceError, RetryClass, StoreError
+from keyferry.engine.chain import WAITING
+from keyferry.engine.status import Level
+from keyferry.errors import (
+    AnswerError,
+    CredentialError,
+    ExchangeError,
+    PublishError,
+    Reason,
+    ResourceError,
+    RetryClass,
+    StoreError,
+)
 from keyferry.plan import Failure
 from keyferry.scheduler.lane import backoff
 
@@ -31,6 +42,14 @@ def failure_of(error: KeyferryError, previous: Failure | None, *, now: float, dr
     )
 
 
+def level_of(failure: Failure) -> Level:
+    """Return how much a failure matters to people."""
+    if failure.code == WAITING:
+        return Level.INFO  # as at every first start of a chain
+    passes = failure.retry in (RetryClass.TRANSIENT, RetryClass.SUSPICIOUS)
+    return Level.WARNING if passes else Level.ERROR
+
+
 def _next_attempt(error: KeyferryError, count: int, now: float, draw: float) -> float:
     retry_after = error.retry_after if isinstance(error, ExchangeError) else None
     match error.retry:
@@ -46,13 +65,15 @@ def _next_attempt(error: KeyferryError, count: int, now: float, draw: float) -> 
             return now + backoff(count, draw, floor=retry_after or 0.0)
 
 
-def code_of(error: KeyferryError) -> str:
+def code_of(error: KeyferryError) -> str:  # noqa: PLR0911 - one line for each kind
     """Return a short stable code for ``lastError.code``."""
     if isinstance(error, ExchangeError) and error.code:
         return error.code
     match error:
         case StoreError():
             return "store"
+        case PublishError():
+            return "publish"
         case CredentialError():
             return "credential"
         case AnswerError():

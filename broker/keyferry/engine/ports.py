@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from random import Random
 
     from keyferry.engine.status import Event, IdentityStatus
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from keyferry.model import ObjectKey
     from keyferry.plan import Failure
     from keyferry.publication import Publication, Published
+    from keyferry.record import Record
     from keyferry.render import Delivery
     from keyferry.secret import SecretValue
+    from keyferry.spec.resources import ProviderResource
     from keyferry.store import Store
 
 
@@ -52,12 +54,16 @@ class Publisher(Protocol):
         """Return the absolute directory in which workloads find the files; empty where that is not known."""
         ...
 
-    async def publish(self, publication: Publication) -> Published:
-        """Make what lies there be as it says; write nothing where it is already."""
+    async def publish(self, publication: Publication, record: Record) -> Published:
+        """Make what lies there be as it says; write nothing where it is. ``record`` is what it was made from."""
         ...
 
     async def observe(self, key: ObjectKey) -> Published | None:
         """Return what lies there."""
+        ...
+
+    async def observe_many(self, keys: Iterable[ObjectKey]) -> Mapping[ObjectKey, Published | None]:
+        """Return what lies there of each of ``keys``, in one go; those that cannot be read are left out."""
         ...
 
     async def withdraw(self, key: ObjectKey) -> None:
@@ -100,4 +106,5 @@ class Ports:
     reporter: Reporter
     clock: Clock
     rng: Random
-    addresses: AddressPolicy
+    addresses: Callable[[ProviderResource], AddressPolicy]
+    """Which hosts and addresses are open to a provider resource."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import Any, Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from keyferry import __version__
-from keyferry.engine.credentials import CredentialReader
+from keyferry.engine.credentials import CredentialReader, named_configs, named_keys
 from keyferry.errors import Ambiguous, AnswerError, ExchangeError, NotSent, Refused, ResourceError, RetryClass
 from keyferry.grants.document import host_of
 from keyferry.io.http import HttpDriver, drive
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from keyferry.engine.ports import Ports
+    from keyferry.io.addresses import AddressPolicy
     from keyferry.model import HttpRequest, HttpResponse
-    from keyferry.spec.provider import Limits
+    from keyferry.spec.provider import Limits, TokenProviderSpec
     from keyferry.spec.resources import ProviderResource
 
 USER_AGENT: Final = f"keyferry/{__version__}"
@@ -32,7 +33,9 @@ METADATA_LIFE: Final = 3600.0
 """Seconds for which discovered metadata is used without asking again."""
 METADATA_RETRY: Final = 60.0
 """Seconds for which known metadata is kept when the provider cannot be asked."""
-DRIVERS_KEPT: Final = 64
+DRIVERS_KEPT: Final = 256
+RETIRED_FOR: Final = 20
+"""Deadlines of a request after which nobody uses a retired driver any more."""
 
 
 class Drivers:
@@ -40,24 +43,35 @@ class Drivers:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._drivers: OrderedDict[tuple[TlsSettings, float], HttpDriver] = OrderedDict()
+        self._drivers: OrderedDict[tuple[AddressPolicy, TlsSettings, float], HttpDriver] = OrderedDict()
         self._retired: list[HttpDriver] = []
 
-    def get(self, tls: TlsSettings, timeout: float) -> HttpDriver:
-        """Return the driver for these settings. Raises CredentialError for an unusable certificate or key."""
-        driver = self._drivers.get((tls, timeout))
+    def get(self, resource: ProviderResource, tls: TlsSettings) -> HttpDriver:
+        """Return the driver for a provider. Raises CredentialError for an unusable certificate or key."""
+        policy, timeout = self._ports.addresses(resource), resource.spec.limits.timeout
+        driver = self._drivers.get((policy, tls, timeout))
         if driver is None:
             context = build_context(tls)
             driver = HttpDriver(
-                self._ports.addresses, ssl_context=context, timeout=timeout, user_agent=USER_AGENT, max_connections=256
+                policy, ssl_context=context, timeout=timeout, user_agent=USER_AGENT, max_connections=256
             )
-            self._drivers[tls, timeout] = driver
+            self._drivers[policy, tls, timeout] = driver
             if len(self._drivers) > DRIVERS_KEPT:
-                # It may still be in use, so it is closed at the end only; its idle connections close by themselves.
-                self._retired.append(self._drivers.popitem(last=False)[1])
+                self._retire(self._drivers.popitem(last=False)[1], timeout)
         else:
-            self._drivers.move_to_end((tls, timeout))
+            self._drivers.move_to_end((policy, tls, timeout))
         return driver
+
+    def _retire(self, driver: HttpDriver, timeout: float) -> None:
+        """Close a driver when the exchanges that may still use it are over: they are bounded by the deadline."""
+        self._retired.append(driver)
+
+        def close() -> None:
+            if driver in self._retired:
+                self._retired.remove(driver)
+                self._closing = asyncio.ensure_future(driver.close())
+
+        asyncio.get_running_loop().call_later(RETIRED_FOR * timeout, close)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -71,8 +85,9 @@ class Provider:
 
     def __init__(self, resource: ProviderResource, ports: Ports, drivers: Drivers) -> None:
         self.resource = resource
-        self.written_spec = _written(resource)
-        """The spec as it was written, for what outlives the resource."""
+        self.name = f"{resource.kind} {resource.key}"
+        """How people know it."""
+        self._take(resource)
         self._ports = ports
         self._drivers = drivers
         self.lane = Lane(lane_limits(resource.spec.limits), ports.clock.monotonic(), ports.rng)
@@ -85,13 +100,15 @@ class Provider:
         if resource.spec != self.resource.spec:
             self._metadata = None
             self.lane.resize(lane_limits(resource.spec.limits), self._ports.clock.monotonic())
-            self.written_spec = _written(resource)
+            self._take(resource)
         self.resource = resource
 
-    @property
-    def name(self) -> str:
-        """How people know it."""
-        return f"{self.resource.kind} {self.resource.key}"
+    def _take(self, resource: ProviderResource) -> None:
+        """Work out once what each exchange wants to know."""
+        self.named_keys = named_keys(resource.spec)
+        self.named_configs = named_configs(resource.spec)
+        self.written_spec: dict[str, Any] = resource.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        """The spec as it was written, for what outlives the resource."""
 
     @property
     def lane_name(self) -> str:
@@ -129,7 +146,7 @@ class Provider:
             chain = (await reader.pem(secret, "tls.crt")).decode("utf-8", "replace")
             key = (await reader.pem(secret, "tls.key")).decode("utf-8", "replace")
             client = ClientCertificate(chain, SecretValue(key))
-        return self._drivers.get(TlsSettings(authorities, client), self.resource.spec.limits.timeout)
+        return self._drivers.get(self.resource, TlsSettings(authorities, client))
 
     async def oauth(self, channel: Channel) -> ProviderMetadata:
         """Return what is known of an OAuth provider, discovered where the resource names an issuer."""
@@ -152,17 +169,21 @@ class Provider:
         async with self._discovering:
             if self._metadata is not None and now < self._metadata_until:
                 return self._metadata
+            spec = self.resource.spec
             try:
-                self._metadata = await self._discover(channel)
-                self._metadata_until = self._ports.clock.monotonic() + METADATA_LIFE
-            except ExchangeError:
+                found = await self._discover(spec, channel)
+            except (ExchangeError, AnswerError) as error:
                 if self._metadata is None:
+                    if isinstance(error, AnswerError):
+                        error.retry = RetryClass.SUSPICIOUS  # only the provider can mend what it says of itself
                     raise
                 self._metadata_until = self._ports.clock.monotonic() + METADATA_RETRY
-            return self._metadata
+                return self._metadata
+            if self.resource.spec is spec:  # else it changed meanwhile, and this is another one's metadata
+                self._metadata, self._metadata_until = found, self._ports.clock.monotonic() + METADATA_LIFE
+            return found
 
-    async def _discover(self, channel: Channel) -> ProviderMetadata | TiledMetadata:
-        spec = self.resource.spec
+    async def _discover(self, spec: TokenProviderSpec, channel: Channel) -> ProviderMetadata | TiledMetadata:
         if spec.type is ProviderType.TILED and spec.tiled is not None:
             return await drive(discover_tiled(spec.tiled.url, spec.tiled.authenticator or ""), channel.send)
         oauth = spec.oauth
@@ -213,10 +234,6 @@ class Channel:
             return await self._driver.send(request)
         finally:
             self._observe(self._clock.monotonic() - begun)
-
-
-def _written(resource: ProviderResource) -> dict[str, Any]:
-    return resource.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def lane_limits(limits: Limits) -> LaneLimits:

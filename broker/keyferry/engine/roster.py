@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from keyferry.engine.credentials import Reference, references
+from keyferry.engine.credentials import Reference, named_keys, references
 from keyferry.engine.entry import Entry, ProviderKey
 from keyferry.engine.provider import Drivers, Provider
 from keyferry.errors import KeyferryError, Reason, ResourceError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from keyferry.spec.common import Subject
     from keyferry.spec.identity import ServiceIdentitySpec
     from keyferry.spec.resources import IdentityResource, ProviderResource
+
+_K = TypeVar("_K")
 
 
 class Roster:
@@ -65,6 +67,7 @@ class Roster:
             entry.resource = resource
             entry.provider_key = (kind.value, key)
         self._by_provider[entry.provider_key].add(resource.key)
+        entry.named_keys = named_keys(resource.spec)
         for reference in references(resource.spec, resource.key.namespace):
             self._by_reference[reference].add(resource.key)
         for name in identity_refs(resource.spec):
@@ -181,11 +184,20 @@ class Roster:
         return affected
 
     def _unlink(self, entry: Entry) -> None:
-        self._by_provider[entry.provider_key].discard(entry.key)
+        _discard(self._by_provider, entry.provider_key, entry.key)
         for reference in references(entry.resource.spec, entry.key.namespace):
-            self._by_reference[reference].discard(entry.key)
+            _discard(self._by_reference, reference, entry.key)
         for name in identity_refs(entry.resource.spec):
-            self._by_subject[ObjectKey(entry.key.namespace, name)].discard(entry.key)
+            _discard(self._by_subject, ObjectKey(entry.key.namespace, name), entry.key)
+
+
+def _discard(index: dict[_K, set[ObjectKey]], place: _K, key: ObjectKey) -> None:
+    """Take a key out of an index, and the place with it when it was the last: names come and go for months."""
+    keys = index.get(place)
+    if keys is not None:
+        keys.discard(key)
+        if not keys:
+            del index[place]
 
 
 def identity_refs(spec: ServiceIdentitySpec) -> Iterator[str]:

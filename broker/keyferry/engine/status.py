@@ -49,6 +49,8 @@ class IdentityStatus:
     retry: RetryClass | None = None
     """The class of the last failure; None while there is none."""
     revision: int = 0
+    shown: bool = True
+    """Whether workloads can see it: the files were written, or none are wanted."""
     issue_time: float | None = None
     expiration_time: float | None = None
     renewal_time: float | None = None
@@ -56,11 +58,14 @@ class IdentityStatus:
     reauthorize_by_time: float | None = None
     failure_count: int = 0
     error_code: str = ""
+    cause: str = ""
+    """Fingerprint of the spec and credentials that failed: when it changes, the backoff is waived."""
     busy: bool = False
 
     def ready(self, now: float) -> bool:
         """Tell whether what is published can be used now: the condition Ready."""
-        return self.expiration_time is not None and now < self.expiration_time and self.revision > 0
+        good = self.expiration_time is not None and now < self.expiration_time
+        return good and self.revision > 0 and self.shown
 
     def stalled(self) -> bool:
         """Tell whether only a change or a person helps: the condition Stalled."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keyferry.engine.apply import Context
     from keyferry.engine.job import Job
     from keyferry.engine.ports import Ports
+    from keyferry.ledger import Ledger
     from keyferry.providers.tiled import Principal, TiledMetadata
     from keyferry.record import Record
     from keyferry.secret import SecretValue
@@ -34,6 +35,8 @@ NOTE_PREFIX: Final = "keyferry:"
 NOTE_LIMIT: Final = 255
 LOGIN_MARGIN: Final = 30.0
 """Seconds of life that the login's access token must have left to mint with (or half of a short one's)."""
+LAPSE_MARGIN: Final = 10.0
+"""Seconds that a key is left alone after its end, for clocks that differ."""
 ASSUMED_LIFETIME: Final = 900.0
 MAXIMUM_LIFETIME: Final = 86400.0
 
@@ -41,8 +44,9 @@ MAXIMUM_LIFETIME: Final = 86400.0
 class TiledExchanger:
     """Performs logins, refreshes and mintings with a Tiled server."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, ledger: Ledger) -> None:
         self._ports = ports
+        self._ledger = ledger
 
     async def perform(self, job: Job) -> Versioned:
         """Return the record with what was due renewed. Raises KeyferryErrors."""
@@ -95,9 +99,11 @@ class TiledExchanger:
         record = job.observed.record
         seed = await self._seed(job, metadata)
         digest = seed.fingerprint(self._ports.store.digest_key) if seed is not None else ""
-        if seed is not None and (record is None or record.seed != digest):
+        if seed is not None and (record is None or digest not in (record.seed, *record.former_seeds)):
             return await self._plant(job, metadata, context, seed, digest)
-        if record is not None and record.refresh_token is not None and not record.refresh_ended:
+        user = await self._user(job, metadata)
+        another = record is not None and bool(user) and bool(record.seed) and record.seed != user
+        if record is not None and record.refresh_token is not None and not record.refresh_ended and not another:
             check_binding(record, context.binding)
             try:
                 return await self._refresh(job, metadata, context, record.refresh_token, new_session=False)
@@ -107,7 +113,7 @@ class TiledExchanger:
                 await self._end_session(job, error)
         if not job.can_login:
             raise needs_seed(job)
-        return await self._login(job, metadata, context)
+        return await self._login(job, metadata, context, user)
 
     async def _plant(
         self, job: Job, metadata: TiledMetadata, context: Context, seed: SecretValue, digest: str
@@ -127,6 +133,7 @@ class TiledExchanger:
             held,
             replace(
                 held.record,
+                former_seeds=(*held.record.former_seeds, held.record.seed) if held.record.seed else (),
                 seed=digest,
                 refresh_token=seed,
                 refresh_ended="",
@@ -148,7 +155,8 @@ class TiledExchanger:
         )
         return await self._commit(job, context, issued, new_session=new_session)
 
-    async def _login(self, job: Job, metadata: TiledMetadata, context: Context) -> Versioned:
+    async def _login(self, job: Job, metadata: TiledMetadata, context: Context, user: str) -> Versioned:
+        """Begin a session; it counts against the user's 200, so the state must be writable before there is one."""
         grant = job.spec.grant.password
         if grant is None:
             raise ResourceError(
@@ -157,15 +165,28 @@ class TiledExchanger:
         reader = job.reader(metadata.hosts)
         username = await value(reader, grant.username_from)
         password = await value(reader, grant.password_from)
+        await job.prove_writable()
         await job.channel.ready()
         started = self._ports.clock.now()
         issued = await drive(login(metadata, username, password, started), job.channel.send)
-        return await self._commit(job, context, issued, new_session=True)
+        return await self._commit(job, context, issued, new_session=True, user=user)
 
-    async def _commit(self, job: Job, context: Context, issued: TokenSet, *, new_session: bool) -> Versioned:
+    async def _user(self, job: Job, metadata: TiledMetadata) -> str:
+        """Return the fingerprint of who logs in; empty where nobody does."""
+        grant = job.spec.grant.password
+        if grant is None:
+            return ""
+        username = await value(job.reader(metadata.hosts), grant.username_from)
+        return username.fingerprint(self._ports.store.digest_key)
+
+    async def _commit(
+        self, job: Job, context: Context, issued: TokenSet, *, new_session: bool, user: str = ""
+    ) -> Versioned:
         held = await job.ensure_record()
         outcome = Outcome(job, context, new_session=new_session)
-        job.held = await self._ports.store.replace(held, outcome.apply(held.record, issued))
+        job.held = await self._ledger.commit(
+            held, lambda record: replace(outcome.apply(record, issued), seed=user or record.seed).without_claim()
+        )
         try:
             outcome.check()
         except AnswerError:
@@ -217,15 +238,25 @@ class TiledExchanger:
         return job.held
 
     async def _tidy(self, job: Job, metadata: TiledMetadata, record: Record, access: SecretValue) -> tuple[str, ...]:
-        """Remove keys of ours that no record knows (minted just before a crash); return the known ones still there."""
-        principal = await drive(whoami(metadata, access, now=self._ports.clock.now()), job.channel.send)
-        for key in strays(principal, job.uid, record):
-            job.note("an API key that was minted just before an interruption is being removed")
-            try:
-                await drive(delete_api_key(metadata, access, key, now=self._ports.clock.now()), job.channel.send)
-            except KeyferryError as error:
-                job.note(f"it could not be removed and will lapse by itself: {error.message}")
+        """Remove keys of ours that no record knows (minted just before a crash), and lapsed ones; return the others.
+
+        Tiled counts a lapsed key against the limit until it purges them (every ten minutes).
+        """
+        now = self._ports.clock.now()
+        principal = await drive(whoami(metadata, access, now=now), job.channel.send)
+        # A restored state does not know the keys of its own future, one of which is published.
+        unknown = [] if job.restored else strays(principal, job.uid, record)
+        over = lapsed(principal, job.uid, now)
         there = {info.first_eight for info in principal.api_keys}
+        for key in sorted({*unknown, *over}):
+            if key not in over:
+                job.note("an API key that was minted just before an interruption is being removed")
+            try:
+                await drive(delete_api_key(metadata, access, key, now=now), job.channel.send)
+            except KeyferryError as error:
+                job.note(f"an API key could not be removed and is left to lapse or be purged: {error.message}")
+            else:
+                there.discard(key)
         return tuple(key for key in record.api_keys if key in there)
 
     async def _seed(self, job: Job, metadata: TiledMetadata) -> SecretValue | None:
@@ -240,6 +271,16 @@ def strays(principal: Principal, uid: str, record: Record) -> list[str]:
         info.first_eight
         for info in principal.api_keys
         if info.note.split(" ", 1)[0] == mark and info.first_eight not in record.api_keys
+    ]
+
+
+def lapsed(principal: Principal, uid: str, now: float) -> list[str]:
+    """Return the first characters of this identity's keys that were over some seconds before ``now`` (Unix seconds)."""
+    mark = f"{NOTE_PREFIX}{uid}"
+    return [
+        info.first_eight
+        for info in principal.api_keys
+        if info.note.split(" ", 1)[0] == mark and info.expires_at is not None and info.expires_at + LAPSE_MARGIN < now
     ]
 
 

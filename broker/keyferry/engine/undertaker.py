@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -12,7 +14,7 @@ from keyferry.engine.clients import client_candidates
 from keyferry.engine.credentials import CredentialReader
 from keyferry.engine.provider import Channel, Provider
 from keyferry.engine.status import Event, Level
-from keyferry.errors import KeyferryError, Reason, ResourceError, RetryClass
+from keyferry.errors import KeyferryError, Reason, Refused, ResourceError, RetryClass
 from keyferry.io.http import drive
 from keyferry.model import ObjectKey
 from keyferry.providers.revocation import TokenTypeHint, revoke
@@ -23,6 +25,7 @@ from keyferry.spec.provider import Client, ClusterTokenProviderSpec, ProviderTyp
 from keyferry.spec.resources import ProviderResource
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from collections.abc import Set as AbstractSet
 
     from keyferry.client_auth import ClientAuth
@@ -39,6 +42,9 @@ log = logging.getLogger(__name__)
 GIVE_UP_AFTER: Final = 3600.0
 """Seconds for which a revocation is tried again (RFC 7009 2.2.1: a 503 means that the token still lives)."""
 
+AT_ONCE: Final = 16
+UNEXPECTED_WAIT: Final = 300.0
+
 
 @dataclass(slots=True)
 class _Order:
@@ -50,11 +56,16 @@ class _Order:
 class Undertaker:
     """Works through the orders to revoke, each until it is done or an hour has passed."""
 
-    def __init__(self, ports: Ports, drivers: Drivers, tokens: IdentityTokens) -> None:
+    def __init__(
+        self, ports: Ports, drivers: Drivers, tokens: IdentityTokens, in_use: Callable[[Record], Awaitable[bool]]
+    ) -> None:
+        """``in_use`` tells whether another identity publishes the same access token: equal exchanges are made once."""
         self._ports = ports
         self._drivers = drivers
         self._tokens = tokens
+        self._in_use = in_use
         self._orders: dict[str, _Order] = {}
+        self._providers: dict[str, Provider] = {}
 
     async def load(self, alive: AbstractSet[str]) -> None:
         """Take up the orders that an earlier process left.
@@ -83,19 +94,26 @@ class Undertaker:
             order.next_attempt += seconds
 
     async def work(self) -> None:
-        """Carry out what is due. Raises nothing: every outcome is an event."""
+        """Carry out what is due, all at once: a provider that is away holds up no other's. Raises nothing."""
         now = self._ports.clock.now()
-        for uid, order in list(self._orders.items()):
-            if order.next_attempt > now:
-                continue
+        due = [uid for uid, order in self._orders.items() if order.next_attempt <= now]
+        for start in range(0, len(due), AT_ONCE):
+            await asyncio.gather(*(self._work(uid) for uid in due[start : start + AT_ONCE]))
+        if not self._orders:
+            self._providers.clear()
+
+    async def _work(self, uid: str) -> None:
+        order = self._orders[uid]
+        try:
             if await self._carry_out(order):
-                try:
-                    await self._ports.store.settle(order.held)
-                except KeyferryError as error:
-                    log.warning("an order to revoke could not be put away: %s", error)
-                    order.next_attempt = now + backoff(1, self._ports.rng.random())
-                    continue
-                del self._orders[uid]
+                await self._ports.store.settle(order.held)
+                self._orders.pop(uid, None)
+        except KeyferryError as error:
+            log.warning("an order to revoke could not be put away: %s", error)
+            order.next_attempt = self._ports.clock.now() + backoff(1, self._ports.rng.random())
+        except Exception as error:  # noqa: BLE001 - one order that we do not understand must not stop the others
+            log.error("unexpected %s while revoking for %s", type(error).__name__, order.held.record.key)  # noqa: TRY400
+            order.next_attempt = self._ports.clock.now() + UNEXPECTED_WAIT
 
     async def _carry_out(self, order: _Order) -> bool:
         """Revoke; return whether the order is done with, one way or the other."""
@@ -103,38 +121,39 @@ class Undertaker:
         now = self._ports.clock.now()
         order.attempts += 1
         try:
-            await self._revoke(record)
+            done = await self._revoke(record)
         except KeyferryError as error:
-            over = now - record.buried_at > GIVE_UP_AFTER or error.retry is not RetryClass.TRANSIENT
-            if over:
-                self._tell(
-                    record,
-                    Level.ERROR,
-                    "revocation_failed",
-                    f"the credentials of ServiceIdentity {record.key}, which is gone, could not be revoked and stay"
-                    f" valid until they expire: {error.message}. Revoke them at the provider if that matters.",
-                )
-                return True
-            order.next_attempt = now + backoff(order.attempts, self._ports.rng.random())
-            return False
-        self._tell(
-            record,
-            Level.INFO,
-            "revoked",
-            f"the credentials of ServiceIdentity {record.key}, which is gone, are revoked",
-        )
+            final = isinstance(error, Refused | ResourceError) and error.retry is not RetryClass.TRANSIENT
+            if not final and now - record.buried_at <= GIVE_UP_AFTER:
+                order.next_attempt = now + backoff(order.attempts, self._ports.rng.random())
+                return False
+            self._tell(
+                record,
+                Level.ERROR,
+                "revocation_failed",
+                f"the credentials of ServiceIdentity {record.key}, which is gone, could not be revoked and stay valid"
+                f" until they expire: {error.message}. Revoke them at the provider if that matters.",
+            )
+            return True
+        if done:
+            self._tell(
+                record,
+                Level.INFO,
+                "revoked",
+                f"the credentials of ServiceIdentity {record.key}, which is gone, are revoked",
+            )
         return True
 
-    async def _revoke(self, record: Record) -> None:
+    async def _revoke(self, record: Record) -> bool:
+        """Revoke what the record holds; tell whether there was anything."""
         order = record.revocation
         if order is None or order.policy != DeletionPolicy.REVOKE.value:
-            return
+            return False
         provider = self._provider(record, order)
         channel = Channel(provider, await provider.driver(), self._ports, lambda _seconds: None)
         if provider.resource.spec.type is ProviderType.TILED:
-            await self._revoke_tiled(record, provider, channel)
-        else:
-            await self._revoke_oauth(record, order, provider, channel)
+            return await self._revoke_tiled(record, provider, channel)
+        return await self._revoke_oauth(record, order, provider, channel)
 
     def _provider(self, record: Record, order: Revocation) -> Provider:
         """Rebuild the provider from what the record keeps, since its resource may be gone as well."""
@@ -144,42 +163,69 @@ class Undertaker:
             spec = model.model_validate(order.provider)
         except ValidationError:
             raise ResourceError("what was kept of its provider is not understood by this version") from None
-        key = ObjectKey(order.provider_namespace, f"{record.key.name} (gone)")
-        return Provider(ProviderResource(key=key, kind=kind, spec=spec), self._ports, self._drivers)
+        # Many identities of one provider may go at once: they share its rate, and what was discovered about it.
+        identity = json.dumps([order.provider_kind, order.provider_namespace, order.provider], sort_keys=True)
+        if identity not in self._providers:
+            key = ObjectKey(order.provider_namespace, f"{record.key.name} (gone)")
+            resource = ProviderResource(key=key, kind=kind, spec=spec)
+            self._providers[identity] = Provider(resource, self._ports, self._drivers)
+        return self._providers[identity]
 
-    async def _revoke_oauth(self, record: Record, order: Revocation, provider: Provider, channel: Channel) -> None:
+    async def _revoke_oauth(self, record: Record, order: Revocation, provider: Provider, channel: Channel) -> bool:
         """Refresh token first, then access token (RFC 7009 2.1: the first often ends the second)."""
         tokens: list[tuple[SecretValue, TokenTypeHint]] = []
         if record.refresh_token is not None:
             tokens.append((record.refresh_token, "refresh_token"))
         if record.token is not None and record.token.expires_at > self._ports.clock.now():
             tokens.append((record.token.access_token, "access_token"))
-        if not tokens:
-            return
+        if not tokens or await self._in_use(record):
+            return False
         metadata = await provider.oauth(channel)
         if not metadata.revocation_endpoint:
             raise ResourceError("the provider has no revocation endpoint", reason=Reason.GRANT_NOT_SUPPORTED)
-        client = await self._client(record, order, provider, metadata)
-        for token, hint in tokens:
-            await drive(
-                revoke(metadata.revocation_endpoint, client, token, hint, self._ports.clock.now()), channel.send
+        if record.binding is not None and metadata.hosts != frozenset(record.binding.hosts):
+            raise ResourceError(
+                "the provider's endpoints lie on other hosts than when the tokens were issued, so nothing was sent",
+                reason=Reason.PROVIDER_CHANGED,
             )
+        clients = await self._clients(record, order, provider, metadata)
+        for token, hint in tokens:
+            await self._revoke_one(metadata.revocation_endpoint, clients, token, hint, channel)
+        return True
 
-    async def _client(
+    async def _revoke_one(
+        self, endpoint: str, clients: list[ClientAuth], token: SecretValue, hint: TokenTypeHint, channel: Channel
+    ) -> None:
+        """Revoke one token, with the first of the client's secrets that the provider accepts."""
+        for index, client in enumerate(clients):
+            try:
+                await drive(revoke(endpoint, client, token, hint, self._ports.clock.now()), channel.send)
+            except Refused as error:
+                if error.reason is not Reason.CLIENT_REJECTED or index == len(clients) - 1:
+                    raise
+            else:
+                return
+
+    async def _clients(
         self, record: Record, order: Revocation, provider: Provider, metadata: ProviderMetadata
-    ) -> ClientAuth:
+    ) -> list[ClientAuth]:
         oauth = provider.resource.spec.oauth
         if order.client is not None:
             reader = CredentialReader(self._ports.credentials, record.key.namespace, metadata.hosts)
             client: Client | None = Client.model_validate(order.client)
         else:
             reader, client = provider.reader(metadata.hosts), oauth.client if oauth is not None else None
-        return (await client_candidates(client, reader, metadata.issuer, self._tokens, record.key))[0]
+        return await client_candidates(client, reader, metadata.issuer, self._tokens, record.key)
 
-    async def _revoke_tiled(self, record: Record, provider: Provider, channel: Channel) -> None:
+    async def _revoke_tiled(self, record: Record, provider: Provider, channel: Channel) -> bool:
         """Delete the API keys, for which a login is needed, then end the session."""
         if record.refresh_token is None or record.refresh_ended:
-            return
+            if record.api_keys:
+                raise ResourceError(
+                    f"the session is over, and with it the way to the API keys {', '.join(record.api_keys)}",
+                    reason=Reason.APPROVAL_REQUIRED,
+                )
+            return False
         metadata = await provider.tiled(channel)
         now = self._ports.clock.now()
         session: TokenSet | None = record.login
@@ -190,6 +236,7 @@ class Undertaker:
                 await drive(delete_api_key(metadata, session.access_token, key, now=now), channel.send)
         expired = record.refresh_expires_at is not None and record.refresh_expires_at <= now
         await drive(revoke_session(metadata, record.refresh_token, expired=expired, now=now), channel.send)
+        return True
 
     def _tell(self, record: Record, level: Level, event: str, message: str) -> None:
         reason = Reason.ISSUED if level is Level.INFO else Reason.RETRYING

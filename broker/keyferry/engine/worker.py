@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from keyferry.engine.chain import WAITING
 from keyferry.engine.job import REFRESHING
-from keyferry.engine.outcome import failure_of, waiting_for_provider
+from keyferry.engine.outcome import failure_of, level_of, waiting_for_provider
 from keyferry.engine.provider import Channel, Provider, blames_provider, praises_provider
 from keyferry.engine.status import Event, Level
 from keyferry.errors import (
     Conflict,
     ExchangeError,
     KeyferryError,
-    PublishError,
     Reason,
     RetryClass,
     StoreError,
@@ -25,16 +25,22 @@ from keyferry.plan import Action, next_renewal, plan
 from keyferry.scheduler.lane import backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from keyferry.engine.chain import IdentityChain
     from keyferry.engine.desk import Desk
     from keyferry.engine.entry import Entry
     from keyferry.engine.ports import Ports
     from keyferry.engine.roster import Roster
+    from keyferry.model import ObjectKey
     from keyferry.plan import Failure, Observed, Step
+    from keyferry.publication import Published
     from keyferry.record import Versioned
     from keyferry.scheduler import Agenda, Queue
+
+
+QUARREL_WAIT: Final = 60.0
+"""Seconds between writings of files that somebody changes as soon as they are written."""
 
 
 class Worker:
@@ -63,32 +69,42 @@ class Worker:
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
-    async def take_up(self, entry: Entry, held: Versioned) -> None:
-        """Decide on a stored record at the start, with one look at what is published."""
+    async def take_up(self, stored: list[tuple[Entry, Versioned]]) -> None:
+        """Decide on stored records at the start, with one look at what is published."""
+        published = await self._ports.publisher.observe_many([entry.key for entry, _ in stored])
+        for entry, held in stored:
+            self._take_up(entry, held, published)
+
+    def _take_up(self, entry: Entry, held: Versioned, published: Mapping[ObjectKey, Published | None]) -> None:
         self._adopt(entry, held)
-        if held.record.claim is not None or entry.failure is not None or entry.refusal is not None:
-            self._agenda.put(entry.key, 0.0)  # these need a closer look
-            return
-        try:
-            published = await self._ports.publisher.observe(entry.key)
-        except PublishError:
+        needs_closer_look = held.record.claim is not None or entry.failure is not None or entry.refusal is not None
+        if needs_closer_look or entry.key not in published:
             self._agenda.put(entry.key, 0.0)
             return
         provider = self._roster.provider_of(entry)
-        observed = self._desk.facts(entry, provider, held, published, suspended=self._suspend_all)
+        observed = self._desk.facts(entry, provider, held, published[entry.key], suspended=self._suspend_all)
+        entry.shown = observed.published
         step = plan(observed, self._ports.clock.now())
         if step.action is Action.KEEP:
             self._keep(entry, step)
         else:
             self._agenda.put(entry.key, 0.0)
 
+    async def begin(self, entry: Entry) -> None:
+        """Begin with an identity of which nothing is stored: it is looked at when its turn for an exchange comes."""
+        provider = self._roster.provider_of(entry)
+        suspended = self._suspend_all or entry.resource.spec.suspend
+        if provider is None or suspended or entry.refusal is not None or entry.failure is not None:
+            self._agenda.put(entry.key, 0.0)
+        else:
+            await self._enqueue(entry, provider)
+
     async def check(self, entry: Entry) -> None:
         """Look at one identity and do, or queue, what its plan says."""
-        if entry.refusal is not None:
-            self._refused(entry, entry.refusal)
-            return
         provider = self._roster.provider_of(entry)
-        if provider is None:
+        if entry.refusal is not None or provider is None:
+            if entry.refusal is not None:
+                self._refused(entry, entry.refusal)
             return
         try:
             await self._waive(entry, provider)
@@ -98,18 +114,45 @@ class Worker:
             await self._failed(entry, provider, error)
             return
         if recovered is not None:
-            self._renewed(entry, recovered)
-            await self._publish(entry, provider, recovered, "renewed")
+            await self._finish(entry, provider, recovered)
             return
         step = plan(observed, self._ports.clock.now())
         match step.action:
             case Action.KEEP:
+                if step.reason is Reason.ISSUED:
+                    await self._recovered(entry)  # what failed was a look, and this one succeeded
                 self._keep(entry, step)
             case Action.PUBLISH:
                 if held is not None:
-                    await self._publish(entry, provider, held, step.why)
+                    await self._publish_first(entry, provider, observed, held, step)
             case Action.EXCHANGE:
                 await self._enqueue(entry, provider)
+
+    async def _publish_first(
+        self, entry: Entry, provider: Provider, observed: Observed, held: Versioned, step: Step
+    ) -> None:
+        """Write the files again, then do what else is to be done: a renewal may be due, or a failure last."""
+        if not await self._publish(entry, provider, held, step.why):
+            return
+        following = plan(replace(observed, published=entry.shown), self._ports.clock.now())
+        match following.action:
+            case Action.KEEP:
+                self._keep(entry, following)
+            case Action.EXCHANGE:
+                await self._enqueue(entry, provider)
+            case Action.PUBLISH:  # somebody undoes what is written; once a minute is often enough for that quarrel
+                self._agenda.put(entry.key, self._ports.clock.now() + QUARREL_WAIT)
+
+    async def last_look(self, entry: Entry) -> None:
+        """Commit an answer that waits for its record, before the identity goes: what it brought is revoked as well."""
+        provider = self._roster.provider_of(entry)
+        if provider is None:
+            return
+        try:
+            observed, held = await self._observe(entry, provider)
+            await self._recover(entry, provider, observed, held)
+        except KeyferryError as error:
+            self._event(entry, Level.WARNING, "note", error.reason, error.message)
 
     async def exchange(self, entry: Entry, release: Callable[[], None]) -> None:
         """Get the next token for one identity; ``release`` gives its lane's slot back."""
@@ -131,8 +174,16 @@ class Worker:
         if held is None:
             self._agenda.put(entry.key, 0.0)
             return
+        await self._finish(entry, provider, held)
+
+    async def _finish(self, entry: Entry, provider: Provider, held: Versioned) -> None:
+        """Publish what was committed, and plan for it."""
         self._renewed(entry, held)
-        await self._publish(entry, provider, held, "renewed")
+        await self._recovered(entry)
+        if await self._publish(entry, provider, held, "renewed"):
+            upcoming = next_renewal(held.record, refreshes=entry.resource.spec.grant.type in REFRESHING)
+            self._agenda.put(entry.key, upcoming)
+            self._issued(entry)
         self._chain.issued(entry.key)
 
     async def _exchange(self, entry: Entry, provider: Provider) -> Versioned | None:
@@ -140,7 +191,9 @@ class Worker:
         observed, held = await self._observe(entry, provider)
         if plan(observed, self._ports.clock.now()).action is not Action.EXCHANGE:
             return None
-        self._report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "renewing")
+        self._report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "renewing", busy=True)
+        # Noted before anything is read for use: what changes during the exchange has not been tried.
+        entry.tried = await self._desk.cause(entry, provider)
         driver = await provider.driver()
         channel = Channel(provider, driver, self._ports, lambda seconds: self._observe_seconds(provider.name, seconds))
         try:
@@ -152,7 +205,18 @@ class Worker:
         return committed
 
     async def _observe(self, entry: Entry, provider: Provider) -> tuple[Observed, Versioned | None]:
-        observed, held = await self._desk.observe(entry, provider, suspended=self._suspend_all)
+        entry.tried = ""
+        observed, held, unseen = await self._desk.observe(entry, provider, suspended=self._suspend_all)
+        if unseen is not None:
+            entry.publish_failure = failure_of(
+                unseen,
+                entry.publish_failure,
+                now=self._ports.clock.now(),
+                draw=self._ports.rng.random(),
+                cause=entry.files_hash,
+            )
+        else:
+            entry.shown = observed.published
         if not entry.uid or entry.revision == 0:
             self._adopt(entry, held)
             observed = replace(observed, uid=entry.uid)
@@ -198,6 +262,9 @@ class Worker:
 
     async def _enqueue(self, entry: Entry, provider: Provider) -> None:
         """Queue for an exchange, unless the provider is being left alone."""
+        if self._roster.provider_of(entry) is not provider:
+            self._agenda.put(entry.key, 0.0)  # it was replaced while we looked
+            return
         clock = self._ports.clock
         blocked = provider.lane.blocked_until(clock.monotonic()) - clock.monotonic()
         if blocked > 0:
@@ -208,14 +275,14 @@ class Worker:
             return
         # Least slack first: who has no token at all comes before everybody who still has one.
         self._queue.put(provider.lane_name, entry.key, entry.expiration_time)
-        self._report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "waiting for its turn")
+        self._report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "waiting for its turn", busy=True)
 
-    async def _publish(self, entry: Entry, provider: Provider, held: Versioned, why: str) -> None:
-        """Write the files. When that fails the token is kept, and renewed in time all the same."""
+    async def _publish(self, entry: Entry, provider: Provider, held: Versioned, why: str) -> bool:
+        """Write the files; tell whether they are there. Else the token is kept, and renewed in time all the same."""
         clock = self._ports.clock
         upcoming = next_renewal(held.record, refreshes=entry.resource.spec.grant.type in REFRESHING)
         try:
-            await self._desk.publish(entry, provider, held.record)
+            entry.shown = await self._desk.publish(entry, provider, held.record)
         except KeyferryError as error:
             previous = entry.publish_failure
             failure = failure_of(
@@ -224,13 +291,11 @@ class Worker:
             entry.publish_failure = failure
             self._agenda.put(entry.key, min(failure.next_attempt, upcoming))
             self._tell(entry, failure, previous)
-            return
+            return False
         if why != "renewed" or entry.publish_failure is not None:
             self._event(entry, Level.INFO, "published", Reason.ISSUED, f"the token files were written: {why}")
         entry.publish_failure = None
-        await self._recovered(entry)
-        self._agenda.put(entry.key, upcoming)
-        self._issued(entry)
+        return True
 
     def _renewed(self, entry: Entry, held: Versioned) -> None:
         """Note a committed exchange; the session alone may have been renewed, and then the revision stays."""
@@ -262,11 +327,15 @@ class Worker:
         self._report(entry, Reason.LIFETIME_TOO_SHORT, message)
 
     def _keep(self, entry: Entry, step: Step) -> None:
-        self._agenda.put(entry.key, step.at)
+        # At the expiry somebody must look, though nothing can be done: it is no longer ready.
+        expires = entry.expiration_time if entry.expiration_time > self._ports.clock.now() else math.inf
+        self._agenda.put(entry.key, min(step.at, expires))
         if step.reason is Reason.ISSUED:
             self._issued(entry)
-        else:
-            self._report(entry, step.reason, step.why)
+            return
+        if step.reason is Reason.STATE_FOREIGN and entry.reported != (step.reason, step.why):
+            self._event(entry, Level.ERROR, "refused", step.reason, step.why)
+        self._report(entry, step.reason, step.why)
 
     # --- how it went --------------------------------------------------------------------------------------------------
 
@@ -275,8 +344,10 @@ class Worker:
         clock = self._ports.clock
         if praises_provider(error):
             self._answered(provider)
-        if not blames_provider(error):
+        if not blames_provider(error) or (isinstance(error, ExchangeError) and error.counted):
             return
+        if isinstance(error, ExchangeError):
+            error.counted = True  # equal exchanges share one request, and one failure
         retry_after = error.retry_after if isinstance(error, ExchangeError) else None
         provider.lane.failed(clock.monotonic(), error.message, retry_after)
         blocked = provider.lane.blocked_until(clock.monotonic()) - clock.monotonic()
@@ -313,10 +384,14 @@ class Worker:
             self._agenda.put(entry.key, self._ports.clock.now() + backoff(0, self._ports.rng.random()))
             return
         await self._note_doubt(entry, error)
-        previous, cause = entry.failure, await self._desk.cause(entry, provider)
-        failure = failure_of(error, previous, now=self._ports.clock.now(), draw=self._ports.rng.random(), cause=cause)
+        previous, now = entry.failure, self._ports.clock.now()
+        cause, entry.tried = entry.tried or await self._desk.cause(entry, provider), ""
+        failure = failure_of(error, previous, now=now, draw=self._ports.rng.random(), cause=cause)
+        if entry.again and failure.code == WAITING:
+            failure = replace(failure, next_attempt=now)  # what it waited for came meanwhile
         entry.failure = failure
-        entry.failure_checked = True
+        # Where something changed meanwhile, it may be what failed: then it is compared before the backoff counts.
+        entry.failure_checked = not entry.again
         entry.renew = False
         self._agenda.put(entry.key, failure.next_attempt)
         self._tell(entry, failure, previous)
@@ -332,13 +407,12 @@ class Worker:
             held = await self._ports.store.read(entry.key)
         except StoreError:
             return  # the claim then takes longer to settle, no more
-        if held is not None and held.record.claim is not None:
+        if held is not None and held.record.claim is not None and held.record.claim.holder == self._desk.holder:
             entry.claim_finished = held.record.claim.attempt_id
 
     def _tell(self, entry: Entry, failure: Failure, previous: Failure | None) -> None:
-        level = Level.WARNING if failure.retry in (RetryClass.TRANSIENT, RetryClass.SUSPICIOUS) else Level.ERROR
         news = previous is None or (previous.reason, previous.code) != (failure.reason, failure.code)
-        self._event(entry, level if news else Level.DEBUG, "failed", failure.reason, failure.message)
+        self._event(entry, level_of(failure) if news else Level.DEBUG, "failed", failure.reason, failure.message)
         self._report(entry, failure.reason, failure.message)
 
     def _refused(self, entry: Entry, error: KeyferryError) -> None:
@@ -353,9 +427,9 @@ class Worker:
             entry.failure_kept = False
             await self._ports.reporter.remember(entry.key, None)
 
-    def _report(self, entry: Entry, reason: Reason, message: str) -> None:
+    def _report(self, entry: Entry, reason: Reason, message: str, *, busy: bool = False) -> None:
         entry.reported = (reason, message)
-        self._ports.reporter.report(entry.status(reason, message))
+        self._ports.reporter.report(entry.status(reason, message, busy=busy))
 
     def _event(self, entry: Entry, level: Level, word: str, reason: Reason, message: str) -> None:
         failure = entry.failure

@@ -15,10 +15,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, final
 
 from keyferry.errors import Conflict, PublishError, StoreError, StoreUnavailable
-from keyferry.io.files import Folder
+from keyferry.io.files import Folder, read_at_most
 from keyferry.io.state_dir import unavailable
 from keyferry.io.threads import in_thread
-from keyferry.record import Record, Versioned, dumps, loads
+from keyferry.record import Record, Versioned, dumps, loads, version_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -34,6 +34,8 @@ RECORDS: Final = "records"
 GONE: Final = "gone"
 SEEDS: Final = "seeds"
 RECORD_LIMIT: Final = 4 << 20
+VERSION_LIMIT: Final = 64
+"""Bytes at the beginning of a record that hold its version."""
 BATCH: Final = 200
 """Records read in one visit of a thread."""
 
@@ -76,7 +78,7 @@ class FileStore:
         """Move the record to the orders to revoke."""
 
         def move() -> None:
-            self._compare(_path(held.record.key), self._read(_path(held.record.key)), held)
+            self._compare(_path(held.record.key), self._version(_path(held.record.key)), held)
             self._write(f"{GONE}/{held.record.uid}.json", None, held.record, overwrite=True)
             self._remove(_path(held.record.key), held)
 
@@ -139,10 +141,8 @@ class FileStore:
             yield from (f"{relative}/{name}" for name in files if name.endswith(".json") and not name.startswith("."))
 
     def _read(self, name: str) -> Versioned | None:
-        try:
-            with open(self._root / name, "rb") as file:  # noqa: PTH123 - a third of the cost of Path.open, 10,000 times
-                data = file.read(RECORD_LIMIT)
-        except FileNotFoundError:
+        data = self._content(name, RECORD_LIMIT)
+        if data is None:
             return None
         try:
             record, version = loads(data)
@@ -153,16 +153,36 @@ class FileStore:
             ) from None
         return Versioned(record, str(version))
 
+    def _content(self, name: str, limit: int) -> bytes | None:
+        """Return the beginning of a file, at most ``limit`` bytes."""
+        try:
+            descriptor = os.open(f"{self._root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return read_at_most(descriptor, min(limit, os.fstat(descriptor).st_size))
+        finally:
+            os.close(descriptor)
+
+    def _version(self, name: str) -> str | None:
+        """Return which version of a record is stored."""
+        head = self._content(name, VERSION_LIMIT)
+        if head is None:
+            return None
+        version = version_of(head)
+        if version is not None:
+            return str(version)
+        held = self._read(name)  # which says what is wrong with it
+        return held.version if held is not None else None
+
     def _write(self, name: str, held: Versioned | None, record: Record, *, overwrite: bool = False) -> Versioned:
         with self._exclusive(name):
-            current = None if overwrite else self._read(name)
-            self._compare(name, current, held)
+            self._compare(name, None if overwrite else self._version(name), held)
             version = 1 if held is None else int(held.version) + 1
-            with self._folder() as top:
-                directory, _, file = name.rpartition("/")
-                with top.subfolder(directory) as folder:
-                    folder.write(file, dumps(record, version))
-                    folder.sync()
+            directory, _, file = name.rpartition("/")
+            with Folder.open(self._root, directory) as folder:
+                folder.write(file, dumps(record, version))
+                folder.sync()
         return Versioned(record, str(version))
 
     def _remove(self, name: str, held: Versioned) -> None:
@@ -175,10 +195,8 @@ class FileStore:
             with self._folder() as folder:
                 folder.remove(name)
 
-    def _compare(self, name: str, current: Versioned | None, held: Versioned | None) -> None:
-        expected = held.version if held is not None else None
-        found = current.version if current is not None else None
-        if expected != found:
+    def _compare(self, name: str, found: str | None, held: Versioned | None) -> None:
+        if found != (held.version if held is not None else None):
             raise Conflict(f"{self._root / name} was written by somebody else meanwhile")
 
     def _folder(self) -> Folder:
@@ -189,13 +207,21 @@ class FileStore:
         """Hold the lock that ``name`` falls under: against our own threads, and against another process."""
         slot = zlib.crc32(name.encode()) % SLOTS
         with self._locks[slot]:
-            with Folder.open(self._root / LOCKS):
-                descriptor = os.open(self._root / LOCKS / str(slot), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = _open_lock(f"{self._root}/{LOCKS}/{slot}")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 yield
             finally:
                 os.close(descriptor)
+
+
+def _open_lock(path: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        Folder.open(Path(path).parent).close()
+        return os.open(path, flags, 0o600)
 
 
 def _path(key: ObjectKey) -> str:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
+import shutil
 import stat
 import time
 from typing import TYPE_CHECKING, Final, Self, final
 
 from keyferry.errors import PublishError, RetryClass
+from keyferry.io.disk_errors import Translated, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -31,46 +33,9 @@ READ_LIMIT: Final = 1 << 20
 """Bytes that are read of a file unless the caller says otherwise."""
 
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_OPEN_TEMPORARY: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO that somebody put there would wait for its writer.
 _OPEN_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-_EXPLANATIONS: Final[dict[int, tuple[str, str]]] = {
-    errno.ENOSPC: ("the disk is full", "Free some space on that file system."),
-    errno.EDQUOT: ("the disk quota is used up", "Free some space, or ask for a larger quota."),
-    errno.EFBIG: ("the file is larger than this process may write", "Raise its file size limit (`ulimit -f`)."),
-    errno.EROFS: ("the file system is read-only", "Mount it writable, or choose another directory with --out."),
-    errno.EACCES: ("permission was denied", "Make the directory writable for the user that runs Keyferry."),
-    errno.EPERM: ("the operation is not permitted", "Look at the owner and the attributes of file and directory."),
-    errno.EISDIR: ("a directory has that name", "Move the directory away, or choose another file name."),
-    errno.ENOTDIR: (
-        "a part of its path is a symbolic link or not a directory",
-        "Keyferry follows no links below the output directory: move it away, or choose another directory.",
-    ),
-    errno.ELOOP: ("it is a symbolic link", "Keyferry follows no links below the output directory: move it away."),
-    errno.ENAMETOOLONG: ("the name is too long for that file system", "Choose a shorter file name."),
-    errno.EIO: ("the disk reported an input/output error", "Look at the system log for a failing disk."),
-}
-
-
-def explain(error: OSError, doing: str, path: Path | str, kept: str) -> PublishError:
-    """Return ``error`` as a sentence for people: what failed, at which file, what stays, what to do.
-
-    ``doing`` continues "Cannot …"; ``kept`` is a whole sentence on what holds meanwhile.
-    """
-    number = error.errno or 0
-    what, advice = _EXPLANATIONS.get(number, (os.strerror(number).lower() if number else str(error), ""))
-    name = errno.errorcode.get(number, "")
-    sentences = [f"Cannot {doing} {path}: {what}{f' ({name})' if name else ''}.", kept, advice]
-    return PublishError(" ".join(part for part in sentences if part))
-
-
-@contextlib.contextmanager
-def _translated(doing: str, path: Path, relative: str = "", kept: str = "") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise explain(error, doing, path / relative, kept) from error
 
 
 def split_relative(relative: str) -> tuple[str, ...]:
@@ -89,12 +54,21 @@ def split_relative(relative: str) -> tuple[str, ...]:
 class Folder:
     """An open directory, through which its files are written, read and removed. Close it, or use it in ``with``."""
 
-    __slots__ = ("_descriptor", "path")
+    __slots__ = ("_below", "_descriptor", "_root")
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, root: Path, below: str = "") -> None:
         self._descriptor = descriptor
-        self.path = path
-        """Where it was opened: for messages only."""
+        self._root = root
+        self._below = below
+
+    @property
+    def path(self) -> Path:
+        """Where it was opened: for messages only, and so put together only when one is needed."""
+        return self._root / self._below if self._below else self._root
+
+    @path.setter
+    def path(self, path: Path) -> None:
+        self._root, self._below = path, ""
 
     @classmethod
     def open(cls, root: Path, relative: str = "", *, create: bool = True) -> Self:
@@ -103,27 +77,26 @@ class Folder:
         What is missing is created with mode 0700. Raises ``PublishError``; where ``create`` is false and there is no
         such directory, ``FileNotFoundError``.
         """
-        with _translated_unless_missing(create, "open the directory", root):
-            if create:
-                root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder = cls(os.open(root, _OPEN_FOLDER), root)
-        if not relative:
-            return folder
-        with folder:
-            return folder.subfolder(relative, create=create)
+        with _opening(root, create=create):
+            folder = cls(_open_root(root, create=create), root)
+        return folder._descend(relative, create=create) if relative else folder
 
     def subfolder(self, relative: str, *, create: bool = True) -> Self:
         """Open the directory ``relative`` below this one, as ``open`` does."""
-        path = self.path / relative
-        descriptor = os.dup(self._descriptor)
+        folder = type(self)(os.dup(self._descriptor), self._root, self._below)
+        return folder._descend(relative, create=create)  # noqa: SLF001 - of the same class
+
+    def _descend(self, relative: str, *, create: bool) -> Self:
+        """Become the directory ``relative`` below; closed where that fails."""
+        self._below = f"{self._below}/{relative}" if self._below else relative
         try:
             for part in split_relative(relative):
-                with _translated_unless_missing(create, "open the directory", path):
-                    descriptor = _step_down(descriptor, part, create=create)
+                with _opening(self._root, self._below, create=create):
+                    self._descriptor = _step_down(self._descriptor, part, create=create)
         except BaseException:
-            os.close(descriptor)
+            self.close()
             raise
-        return type(self)(descriptor, path)
+        return self
 
     def write(self, relative: str, data: bytes, *, mode: int = 0o600, fsync: bool = True) -> os.stat_result:
         """Put ``data`` at ``relative`` at once and whole; return the new file's status.
@@ -136,20 +109,11 @@ class Folder:
         if above:
             with self.subfolder("/".join(above)) as folder:
                 return folder.write(name, data, mode=mode, fsync=fsync)
-        temporary = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        temporary = temporary_name()
         kept = "What was there before stays as it was, and Keyferry tries again."
-        with _translated("write", self.path, name, kept):
-            descriptor = os.open(temporary, _OPEN_TEMPORARY, 0o600, dir_fd=self._descriptor)
+        with Translated("write", self._root, self._below, name, kept=kept):
             try:
-                try:
-                    _write_all(descriptor, data)
-                    # The umask may have taken bits away that the caller wants.
-                    os.fchmod(descriptor, mode)
-                    if fsync:
-                        os.fsync(descriptor)
-                    status = os.fstat(descriptor)
-                finally:
-                    os.close(descriptor)
+                status = _write_new(self._descriptor, temporary, data, mode=mode, fsync=fsync)
                 os.rename(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -157,13 +121,22 @@ class Folder:
                 raise
         return status
 
+    def create(self, relative: str, data: bytes) -> os.stat_result:
+        """Write a new file right under its name, synced: for a directory that nobody looks into yet."""
+        *above, name = split_relative(relative)
+        if above:
+            with self.subfolder("/".join(above)) as folder:
+                return folder.create(name, data)
+        with Translated("write", self._root, self._below, name):
+            return _write_new(self._descriptor, name, data, mode=0o600, fsync=True)
+
     def read(self, relative: str, *, limit: int = READ_LIMIT) -> bytes | None:
         """Return the content of a regular file, or None where there is none.
 
         Raises ``PublishError`` where it is a link, a special file, longer than ``limit`` bytes, or cannot be read.
         """
         *above, name = split_relative(relative)
-        with _translated("read", self.path, relative):
+        with Translated("read", self._root, self._below, relative):
             try:
                 if above:
                     with self.subfolder("/".join(above), create=False) as folder:
@@ -172,23 +145,23 @@ class Folder:
             except FileNotFoundError:
                 return None
             try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
                     raise PublishError(
                         f"{self.path / relative} is not a regular file, so it is not read. Move it away."
                     )
-                data = _read_at_most(descriptor, limit + 1)
+                if status.st_size > limit:
+                    raise PublishError(
+                        f"{self.path / relative} is longer than {limit} bytes, so it is not one of ours and not read."
+                    )
+                return read_at_most(descriptor, status.st_size)
             finally:
                 os.close(descriptor)
-        if len(data) > limit:
-            raise PublishError(
-                f"{self.path / relative} is longer than {limit} bytes, so it is not one of ours and is not read."
-            )
-        return data
 
     def status(self, relative: str) -> os.stat_result | None:
         """Return the status of what lies there (of a link itself), or None where there is nothing."""
         *above, name = split_relative(relative)
-        with _translated("look at", self.path, relative):
+        with Translated("look at", self._root, self._below, relative):
             try:
                 if above:
                     with self.subfolder("/".join(above), create=False) as folder:
@@ -200,7 +173,7 @@ class Folder:
     def remove(self, relative: str) -> bool:
         """Remove a file, and the directories on its way that became empty; False where it was not there."""
         *above, name = split_relative(relative)
-        with _translated("remove", self.path, relative):
+        with Translated("remove", self._root, self._below, relative):
             try:
                 if not above:
                     os.unlink(name, dir_fd=self._descriptor)
@@ -224,10 +197,21 @@ class Folder:
             raise explain(error, "remove the directory", self.path / name, "") from error
         return True
 
+    def rename(self, old: str, new: str) -> None:
+        """Give another name to what is directly in this directory. Raises OSError."""
+        os.rename(old, new, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+
+    def remove_tree(self, name: str) -> None:
+        """Remove the directory ``name`` in this one with all that is in it; no link is followed. Raises OSError."""
+        shutil.rmtree(name, dir_fd=self._descriptor)
+
     def sync(self) -> None:
         """Make the names in this directory durable."""
-        with _translated(
-            "sync the directory", self.path, kept="The files are in place, but may be lost with the power."
+        with Translated(
+            "sync the directory",
+            self._root,
+            self._below,
+            kept="The files are in place, but may be lost with the power.",
         ):
             os.fsync(self._descriptor)
 
@@ -296,38 +280,56 @@ def subfolders(path: Path) -> list[str]:
 
 
 def sweep_temporaries(root: Path, *, now: float | None = None, older_than: float = STALE_AFTER) -> int:
-    """Remove temporary files below ``root`` that a killed process left; return how many. Links are not followed.
+    """Remove temporary files and directories below ``root`` that a killed process left; return how many.
 
     ``now`` is Unix time (default: the clock's), ``older_than`` seconds. What cannot be removed is left for next time.
+    Links are not followed.
     """
     limit = (time.time() if now is None else now) - older_than
     swept = 0
-    with _translated("search", root), contextlib.suppress(FileNotFoundError):
-        for _, _, names, descriptor in os.fwalk(root, follow_symlinks=False):
-            for name in names:
-                if name.startswith(TEMPORARY_PREFIX):
-                    swept += _sweep(descriptor, name, limit)
+    with Translated("search", root), contextlib.suppress(FileNotFoundError):
+        for _, folders, names, descriptor in os.fwalk(root, follow_symlinks=False):
+            for name in (name for name in (*folders, *names) if name.startswith(TEMPORARY_PREFIX)):
+                swept += _sweep(descriptor, name, limit)
+            folders[:] = [name for name in folders if not name.startswith(TEMPORARY_PREFIX)]
     return swept
+
+
+_PROCESS: Final = secrets.token_hex(8)
+_serial: Final = itertools.count()
+
+
+def temporary_name() -> str:
+    """Return a name that nothing has yet: a new random number for each would cost a system call."""
+    return f"{TEMPORARY_PREFIX}{_PROCESS}-{os.getpid()}-{next(_serial)}"
 
 
 def _sweep(descriptor: int, name: str, limit: float) -> bool:
     with contextlib.suppress(OSError):
-        if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mtime < limit:
-            os.unlink(name, dir_fd=descriptor)
+        status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        if status.st_mtime < limit:
+            if stat.S_ISDIR(status.st_mode):
+                shutil.rmtree(name, dir_fd=descriptor)
+            else:
+                os.unlink(name, dir_fd=descriptor)
             return True
     return False
 
 
-@contextlib.contextmanager
-def _translated_unless_missing(create: bool, doing: str, path: Path) -> Iterator[None]:  # noqa: FBT001 - private
+def _opening(root: Path, below: str = "", *, create: bool) -> Translated:
+    """Raise what goes wrong at opening a directory; that it is not there is an error only where it was to be made."""
+    kept = "Nothing was written." if create else ""
+    return Translated("open the directory", root, below, kept=kept, missing_is_told=create)
+
+
+def _open_root(root: Path, *, create: bool) -> int:
     try:
-        yield
-    except FileNotFoundError as error:
+        return os.open(root, _OPEN_FOLDER)
+    except FileNotFoundError:
         if not create:
             raise
-        raise explain(error, doing, path, "Nothing was written.") from error
-    except OSError as error:
-        raise explain(error, doing, path, "Nothing was written." if create else "") from error
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(root, _OPEN_FOLDER)
 
 
 def _step_down(descriptor: int, name: str, *, create: bool) -> int:
@@ -344,15 +346,24 @@ def _step_down(descriptor: int, name: str, *, create: bool) -> int:
     return below
 
 
-def _read_at_most(descriptor: int, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    while limit > 0 and (chunk := os.read(descriptor, limit)):
-        chunks.append(chunk)
-        limit -= len(chunk)
-    return b"".join(chunks)
+def _write_new(folder: int, name: str, data: bytes, *, mode: int, fsync: bool) -> os.stat_result:
+    descriptor = os.open(name, _OPEN_NEW, 0o600, dir_fd=folder)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        # The umask may have taken bits away that the caller wants.
+        os.fchmod(descriptor, mode)
+        if fsync:
+            os.fsync(descriptor)
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def read_at_most(descriptor: int, limit: int) -> bytes:
+    """Return the next ``limit`` bytes of a regular file, fewer where it ends."""
+    data = os.read(descriptor, limit)
+    while len(data) < limit and (more := os.read(descriptor, limit - len(data))):
+        data += more
+    return data

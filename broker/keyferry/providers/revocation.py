@@ -41,4 +41,4 @@ def revoke(endpoint: str, client: ClientAuth, token: SecretValue, hint: TokenTyp
     error = (read_object(response.body) or {}).get("error")
     if response.status == _BAD_REQUEST and isinstance(error, str) and error in _NOTHING_TO_DO:
         return
-    raise failure(response, Asked(endpoint, what="revocation endpoint", at=now, secrets=(token,)))
+    raise failure(response, Asked(endpoint, what="revocation endpoint", at=now, secrets=(token, *client.secrets)))

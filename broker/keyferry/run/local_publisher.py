@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from keyferry.render import Delivery
 from keyferry.run.publisher import FilePublisher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from concurrent.futures import Executor
     from pathlib import Path
 
     from keyferry.model import ObjectKey
     from keyferry.publication import Publication, Published
+    from keyferry.record import Record
 
 
 class LocalPublisher:
     """Implements ``keyferry.engine.ports.Publisher`` on one machine."""
+
+    delivery = Delivery.DIRECTORY
 
     def __init__(self, out: Path, *, key: bytes, executor: Executor) -> None:
         self._files = FilePublisher(out, key=key, executor=executor)
@@ -29,13 +33,21 @@ class LocalPublisher:
         """Return where an identity's files are."""
         return self._files.directory(key)
 
-    async def publish(self, publication: Publication) -> Published:
+    def place(self, key: ObjectKey) -> str:
+        """Return where an identity's files are, as an absolute path."""
+        return str(self._files.directory(key).absolute())
+
+    async def publish(self, publication: Publication, record: Record) -> Published:  # noqa: ARG002 - kept beside
         """Make the files be as it says."""
         return await self._files.apublish(publication)
 
     async def observe(self, key: ObjectKey) -> Published | None:
         """Return what is there."""
         return await self._files.aobserve(key)
+
+    async def observe_many(self, keys: Iterable[ObjectKey]) -> Mapping[ObjectKey, Published | None]:
+        """Return what is there of each; those that cannot be read are left out."""
+        return await self._files.aobserve_many(keys)
 
     async def withdraw(self, key: ObjectKey) -> None:
         """Remove what is ours."""

@@ -8,65 +8,30 @@ so that a process killed in between never mistakes its own files for somebody el
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hmac
-import json
+import functools
+import itertools
 import os
 import stat
 import threading
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from keyferry.errors import PublishError, Reason, RetryClass
 from keyferry.io.files import TEMPORARY_PREFIX, Folder, split_relative, subfolders, sweep_temporaries
+from keyferry.io.new_folder import new_folder
+from keyferry.io.threads import in_thread
 from keyferry.model import ObjectKey
 from keyferry.publication import Publication, Published
+from keyferry.run.publication_record import RECORD_NAME, About, FileEntry, PublicationRecord, Seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
     from pathlib import Path
 
-RECORD_NAME: Final = ".keyferry.json"
-"""The record's file name in an identity's directory."""
-
-_VERSION: Final = 1
 _LOCKS: Final = 64
 
 _T = TypeVar("_T")
-
-
-class _Entry(NamedTuple):
-    """One file as it was written: by the first three it is known unchanged at a glance, by the digest for certain."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-    digest: str
-
-
-class _About(NamedTuple):
-    """What a record says of the publication as a whole."""
-
-    uid: str
-    revision: int
-    generation: int
-    issued_at: float
-    expires_at: float
-    spec_hash: str
-    files_hash: str
-
-
-class _Record(NamedTuple):
-    """The record as read."""
-
-    about: _About | None
-    """None where the file is not a record at all."""
-    files: dict[str, _Entry | None]
-    """None stands at a file that a publication had yet to write."""
-    genuine: bool
-    """Signed by us, for this very place."""
 
 
 @final
@@ -79,7 +44,7 @@ class FilePublisher:
 
     def __init__(self, out: Path, *, key: bytes, executor: Executor | None = None) -> None:
         self._out = out
-        self._key = key
+        self._seal = Seal(key)
         self._executor = executor
         # A cancelled ``apublish`` leaves its thread at work: a lock keeps the next one for the identity apart from it.
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
@@ -97,64 +62,90 @@ class FilePublisher:
     def publish(self, publication: Publication) -> Published:
         """Make the directory be as ``publication`` says, and return that; write only what differs.
 
-        Each file is replaced at once; files of the previous publication that are no longer named are removed. Raises
+        A directory that is new appears with all its files at once; in one that is there, each file is replaced at
+        once. Files of the previous publication that are no longer named are removed. Raises
         ``PublishError``: with ``Reason.SECRET_NOT_OWNED``, before anything is written, where somebody else's file or
         record is in the way; else where the disk does not take a file: then every file is the old or the new one.
         """
         key, files = publication.key, publication.files
         _check_names(files)
-        about = _about(publication)
-        with self._lock(key), Folder.open(self._out, str(key)) as folder:
-            old = self._read_record(folder, key)
-            owned = _owned(folder, publication, old)
-            entries = self._unchanged(folder, files, owned)
-            done = all(entries.values())
-            if not (done and old is not None and old.genuine and old.about == about and old.files == entries):
-                if old is None or not old.genuine or not files.keys() <= owned.keys():
-                    self._write_record(folder, key, about, {**owned, **dict.fromkeys(files)})
-                for name in files:
-                    if entries[name] is None:
-                        entries[name] = self._write(folder, name, files[name])
-                for name in owned.keys() - files.keys():
-                    folder.remove(name)
-                self._write_record(folder, key, about, entries)
-                _sync(folder, files)
+        about = About.of(publication)
+        with self._lock(key), Folder.open(self._out, key.namespace) as namespace:
+            if not self._create(namespace, publication, about):
+                with namespace.subfolder(key.name) as folder:
+                    self._update(folder, publication, about)
             self._names[key] = tuple(files)
         return Published(*about, names=tuple(files), intact=True)
+
+    def _create(self, namespace: Folder, publication: Publication, about: About) -> bool:
+        """Publish a directory that was not there, whole and at once; False where something is there already."""
+        key, files = publication.key, publication.files
+        if namespace.status(key.name) is not None:
+            return False
+        try:
+            with new_folder(namespace, key.name) as folder:
+                entries = {name: self._seal.entry(folder.create(name, data), data) for name, data in files.items()}
+                folder.create(RECORD_NAME, self._seal.write(key, about, entries))
+                _sync(folder, files)
+        except FileExistsError:
+            return False
+        namespace.sync()
+        return True
+
+    def _update(self, folder: Folder, publication: Publication, about: About) -> None:
+        """Make a directory that is there be as the publication says."""
+        key, files = publication.key, publication.files
+        old = self._read_record(folder, key)
+        owned = _owned(folder, publication, old)
+        entries = self._unchanged(folder, files, owned)
+        done = all(entries.values())
+        if done and old is not None and old.genuine and old.about == about and old.files == entries:
+            return
+        if old is None or not old.genuine or not files.keys() <= owned.keys():
+            folder.write(RECORD_NAME, self._seal.write(key, about, {**owned, **dict.fromkeys(files)}))
+        for name in files:
+            if entries[name] is None:
+                entries[name] = self._seal.entry(folder.write(name, files[name]), files[name])
+        for name in owned.keys() - files.keys():
+            folder.remove(name)
+        folder.write(RECORD_NAME, self._seal.write(key, about, entries))
+        _sync(folder, files)
 
     def observe(self, key: ObjectKey) -> Published | None:
         """Return what lies in an identity's directory, or None where there is no record of ours.
 
         Costs one short read and a stat for each file; a file is read only where its stat is not as recorded.
         """
-        with self._lock(key):
+        try:
+            with Folder.open(self._out, key.namespace, create=False) as namespace:
+                return self._observe(namespace, key)
+        except FileNotFoundError:
+            return None
+
+    def observe_many(self, keys: Iterable[ObjectKey]) -> dict[ObjectKey, Published | None]:
+        """Return ``observe`` of each of ``keys``; those that cannot be read are left out.
+
+        Their next publication meets the same failure, and is where it belongs to be told.
+        """
+        observed: dict[ObjectKey, Published | None] = {}
+        for name, group in itertools.groupby(keys, key=lambda key: key.namespace):
+            together = list(group)
             try:
-                folder = Folder.open(self._out, str(key), create=False)
+                with Folder.open(self._out, name, create=False) as namespace:
+                    for key in together:
+                        with contextlib.suppress(PublishError):
+                            observed[key] = self._observe(namespace, key)
             except FileNotFoundError:
-                return None
-            with folder:
-                record = self._read_record(folder, key)
-                if record is None or record.about is None:
-                    return None
-                intact = record.genuine and all(
-                    entry is not None and self._current(folder, name, entry) is not None
-                    for name, entry in record.files.items()
-                )
-            if record.genuine:
-                self._names[key] = tuple(record.files)
-            return Published(*record.about, names=tuple(record.files), intact=intact)
+                observed.update(dict.fromkeys(together))
+            except PublishError:
+                continue
+        return observed
 
     def observe_all(self) -> dict[ObjectKey, Published]:
         """Return ``observe`` of every identity that has a directory; those that cannot be read are left out."""
-        observed: dict[ObjectKey, Published] = {}
-        for namespace in subfolders(self._out):
-            for name in subfolders(self._out / namespace):
-                key = ObjectKey(namespace, name)
-                # Its next publication meets the same failure, and is where it belongs to be told.
-                with contextlib.suppress(PublishError):
-                    if (published := self.observe(key)) is not None:
-                        observed[key] = published
-        return observed
+        folders = [(namespace, subfolders(self._out / namespace)) for namespace in subfolders(self._out)]
+        keys = [ObjectKey(namespace, name) for namespace, names in folders for name in names]
+        return {key: published for key, published in self.observe_many(keys).items() if published is not None}
 
     def withdraw(self, key: ObjectKey) -> None:
         """Remove the files that the record names, the record, and the directory if it is empty then.
@@ -204,6 +195,10 @@ class FilePublisher:
         """Run ``observe`` in the executor."""
         return await self._run(self.observe, key)
 
+    async def aobserve_many(self, keys: Iterable[ObjectKey]) -> dict[ObjectKey, Published | None]:
+        """Run ``observe_many`` in the executor."""
+        return await self._run(self.observe_many, list(keys))
+
     async def aobserve_all(self) -> dict[ObjectKey, Published]:
         """Run ``observe_all`` in the executor."""
         return await self._run(self.observe_all)
@@ -218,30 +213,41 @@ class FilePublisher:
         return await self._run(lambda: [key for key in asked if self.missing(key)])
 
     async def _run(self, function: Callable[..., _T], *arguments: object) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+        return await in_thread(self._executor, functools.partial(function, *arguments))
+
+    def _observe(self, namespace: Folder, key: ObjectKey) -> Published | None:
+        with self._lock(key):
+            try:
+                folder = namespace.subfolder(key.name, create=False)
+            except FileNotFoundError:
+                return None
+            with folder:
+                record = self._read_record(folder, key)
+                if record is None or record.about is None:
+                    return None
+                intact = record.genuine and all(
+                    entry is not None and self._current(folder, name, entry) is not None
+                    for name, entry in record.files.items()
+                )
+            if record.genuine:
+                self._names[key] = tuple(record.files)
+            return Published(*record.about, names=tuple(record.files), intact=intact)
 
     def _lock(self, key: ObjectKey) -> threading.Lock:
         return self._locks[hash(key) % _LOCKS]
 
-    def _digest(self, purpose: bytes, data: bytes) -> str:
-        return hmac.digest(self._key, b"keyferry %b\0%b" % (purpose, data), "sha256").hex()
-
-    def _write(self, folder: Folder, name: str, data: bytes) -> _Entry:
-        status = folder.write(name, data)
-        return _Entry(status.st_size, status.st_mtime_ns, status.st_ino, self._digest(b"file", data))
-
     def _unchanged(
-        self, folder: Folder, files: Mapping[str, bytes], owned: Mapping[str, _Entry | None]
-    ) -> dict[str, _Entry | None]:
+        self, folder: Folder, files: Mapping[str, bytes], owned: Mapping[str, FileEntry | None]
+    ) -> dict[str, FileEntry | None]:
         """Return the entry of every file that already lies there with this content, and None for the others."""
-        entries: dict[str, _Entry | None] = {}
+        entries: dict[str, FileEntry | None] = {}
         for name, data in files.items():
             entry = owned.get(name)
-            same = entry is not None and hmac.compare_digest(entry.digest, self._digest(b"file", data))
+            same = entry is not None and self._seal.matches(entry, data)
             entries[name] = self._current(folder, name, entry) if same and entry is not None else None
         return entries
 
-    def _current(self, folder: Folder, name: str, entry: _Entry) -> _Entry | None:
+    def _current(self, folder: Folder, name: str, entry: FileEntry) -> FileEntry | None:
         """Return the entry as the file is now, where its content is still what was written; else None."""
         status = folder.status(name)
         if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
@@ -249,66 +255,13 @@ class FilePublisher:
         if (status.st_mtime_ns, status.st_ino) == (entry.mtime_ns, entry.inode):
             return entry
         data = folder.read(name, limit=entry.size)
-        if data is None or not hmac.compare_digest(self._digest(b"file", data), entry.digest):
+        if data is None or not self._seal.matches(entry, data):
             return None
         return entry._replace(mtime_ns=status.st_mtime_ns, inode=status.st_ino)
 
-    def _write_record(self, folder: Folder, key: ObjectKey, about: _About, files: Mapping[str, _Entry | None]) -> None:
-        body = {
-            "version": _VERSION,
-            "namespace": key.namespace,
-            "name": key.name,
-            **about._asdict(),
-            "files": {name: entry and entry._asdict() for name, entry in files.items()},
-        }
-        record = {"record": body, "signature": self._digest(b"record", _canonical(body))}
-        folder.write(RECORD_NAME, json.dumps(record, indent=1).encode() + b"\n")
-
-    def _read_record(self, folder: Folder, key: ObjectKey) -> _Record | None:
+    def _read_record(self, folder: Folder, key: ObjectKey) -> PublicationRecord | None:
         data = folder.read(RECORD_NAME)
-        if data is None:
-            return None
-        try:
-            content = json.loads(data)
-            body, signature = content["record"], str(content["signature"])
-            about = _About(
-                str(body["uid"]),
-                int(body["revision"]),
-                int(body["generation"]),
-                float(body["issued_at"]),
-                float(body["expires_at"]),
-                str(body["spec_hash"]),
-                str(body["files_hash"]),
-            )
-            files = {str(name): _entry(entry) for name, entry in body["files"].items()}
-            here = (body["version"], body["namespace"], body["name"]) == (_VERSION, key.namespace, key.name)
-            expected = self._digest(b"record", _canonical(body))
-            genuine = here and hmac.compare_digest(expected.encode(), signature.encode())
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
-            return _Record(None, {}, genuine=False)
-        return _Record(about, files, genuine)
-
-
-def _about(publication: Publication) -> _About:
-    return _About(
-        publication.uid,
-        publication.revision,
-        publication.generation,
-        publication.issued_at,
-        publication.expires_at,
-        publication.spec_hash,
-        publication.files_hash,
-    )
-
-
-def _entry(fields: dict[str, Any] | None) -> _Entry | None:
-    if fields is None:
-        return None
-    return _Entry(int(fields["size"]), int(fields["mtime_ns"]), int(fields["inode"]), str(fields["digest"]))
-
-
-def _canonical(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+        return None if data is None else self._seal.read(key, data)
 
 
 def _check_names(files: Mapping[str, bytes]) -> None:
@@ -323,7 +276,7 @@ def _check_names(files: Mapping[str, bytes]) -> None:
             )
 
 
-def _owned(folder: Folder, publication: Publication, old: _Record | None) -> dict[str, _Entry | None]:
+def _owned(folder: Folder, publication: Publication, old: PublicationRecord | None) -> dict[str, FileEntry | None]:
     """Return the files there that are ours, by name; raise ``PublishError`` where somebody else's are in the way.
 
     A genuine record is ours whatever its uid: the identity was created anew. One that is not is believed nothing but

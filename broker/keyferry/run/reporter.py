@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
 from keyferry.errors import PublishError
-from keyferry.run.failures import FailureFiles
+from keyferry.io.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from keyferry.engine import Event, IdentityStatus
     from keyferry.model import ObjectKey
     from keyferry.plan import Failure
+    from keyferry.run.failures import FailureFiles
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +66,10 @@ class LocalReporter:
                 self._failures.write(key, failure)
 
         try:
-            await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            await in_thread(self._executor, work)
         except PublishError as error:
             log.warning("a failure could not be noted: %s: %s", key, error.message)
 
     async def failures(self) -> Mapping[ObjectKey, Failure]:
         """Return the failures that an earlier process kept."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._failures.read)
+        return await in_thread(self._executor, self._failures.read)

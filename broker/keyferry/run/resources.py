@@ -29,11 +29,13 @@ class _File:
 
 @dataclass(slots=True)
 class ResourceFiles:
-    """Reads everything under the given paths; an unchanged file is not parsed again. Blocks: call it in a thread."""
+    """Reads everything under the given paths; an unchanged file is not parsed again. It blocks."""
 
     paths: Sequence[Path]
     default_namespace: str = "default"
     _files: dict[Path, _File] = field(default_factory=dict)
+    _places: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Device and inode of each directory that held resource files: another one there is another mount."""
     _sharing: Sharing = field(default_factory=Sharing)
 
     def changed(self) -> bool:
@@ -47,13 +49,19 @@ class ResourceFiles:
         return seen != len(self._files)
 
     def load(self) -> Loaded:
-        """Return all resources, with the problems of every file. ``complete`` is False where anything was unreadable."""
+        """Return all resources, with every file's problems. ``complete`` is False where anything was unreadable."""
         problems: list[Problem] = []
         files: dict[Path, _File] = {}
-        unreadable = False
+        unreadable = unfinished = False
         for path, stamp in self._walk(problems):
             known = self._files.get(path)
             if known is not None and known.stamp == stamp:
+                files[path] = known
+                continue
+            # A file is empty while it is being written anew, and stays so when the disk is full: that deletes nothing.
+            unfinished = unfinished or stamp[1] == 0
+            if stamp[1] == 0 and known is not None and known.loaded.identities:
+                problems.append(Problem("", _EMPTIED, source=str(path)))
                 files[path] = known
                 continue
             try:
@@ -66,6 +74,7 @@ class ResourceFiles:
             loaded = load_documents(text, str(path), default_namespace=self.default_namespace, sharing=self._sharing)
             files[path] = _File(stamp, loaded)
         self._files = files
+        problems += self._swapped_places()
         merged = merge_loaded(file.loaded for file in files.values())
         return Loaded(
             providers=merged.providers,
@@ -74,13 +83,35 @@ class ResourceFiles:
             config_maps=merged.config_maps,
             problems=(*problems, *merged.problems),
             invalid=merged.invalid,
-            complete=merged.complete and not unreadable and not problems,
+            complete=merged.complete and not unreadable and not unfinished and not problems,
         )
 
     def covers(self, source: str) -> bool:
-        """Tell whether a file (as a record names it) lies under one of the paths."""
+        """Tell whether a file (as a record names it) lies under one of the paths, and that path is really there.
+
+        A directory without any resource file may be one that is not mounted yet.
+        """
         place = Path(source)
-        return any(place == path or path in place.parents for path in self.paths)
+        return any(
+            place == path or (path in place.parents and any(path in known.parents for known in self._files))
+            for path in self.paths
+        )
+
+    def _swapped_places(self) -> Iterator[Problem]:
+        """Yield the directories that held resource files and are other ones now, without any: an unmounted disk."""
+        in_use = {path.parent for path in self._files}
+        for place in in_use:
+            identity = _identity(place)
+            if identity is not None:
+                self._places[place] = identity
+        for place in self._places.keys() - in_use:
+            identity = _identity(place)
+            if place in self.paths and identity is None:
+                continue  # told of by the walk
+            if identity is None or identity == self._places[place]:
+                del self._places[place]
+            else:
+                yield Problem("", _UNMOUNTED, source=str(place))
 
     def _walk(self, problems: list[Problem]) -> Iterator[tuple[Path, Stamp]]:
         for path in self.paths:
@@ -107,6 +138,24 @@ class ResourceFiles:
                     stamp = _stamp(path)
                     if stamp is not None:
                         yield path, stamp
+
+
+_EMPTIED: Final = (
+    "is empty now, as if it were half-written: its resources stay as they were. Write it again, or delete it to let"
+    " them go"
+)
+_UNMOUNTED: Final = (
+    "is another directory than before, without any resource file, as if a disk had been unmounted: its resources stay"
+    " as they were"
+)
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        status = directory.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _stamp(path: Path) -> Stamp | None:

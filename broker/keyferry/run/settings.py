@@ -27,7 +27,7 @@ class RunSettings:
 
 
 def default_out() -> Path:
-    """Return where token files go: ``$XDG_RUNTIME_DIR/keyferry``, else a directory of this user's under the system's."""
+    """Return where token files go: ``$XDG_RUNTIME_DIR/keyferry``, else a directory of this user's own."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return Path(runtime) / "keyferry" if runtime else Path(tempfile.gettempdir()) / f"keyferry-{os.getuid()}"
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from keyferry.errors import CredentialError, Reason
+from keyferry.errors import CredentialError, Reason, RetryClass
 from keyferry.io.threads import in_thread
 from keyferry.secret import SecretValue
 
@@ -91,7 +91,10 @@ class LocalCredentials:
             )
         data = await self._read(path)
         if not data or not data.strip():
-            raise CredentialError(f"The service account token file {path} is missing or empty.")
+            raise CredentialError(
+                f"The service account token file {path} is missing or empty. Keyferry looks again in a while.",
+                retry=RetryClass.SUSPICIOUS,
+            )
         return SecretValue(data.decode("ascii", "replace").strip())
 
     def fingerprints(self, references: frozenset[Reference]) -> dict[Reference, tuple[object, ...]]:

@@ -49,7 +49,13 @@ class Queue:
         best: tuple[float, int, str] | None = None
         for name, heap in self._heaps.items():
             self._drop_stale(name, heap)
-            if heap and lanes[name].wait(now) <= 0 and (best is None or (heap[0][0], heap[0][1]) < best[:2]):
+            lane = lanes.get(name)
+            if (
+                heap
+                and lane is not None
+                and lane.wait(now) <= 0
+                and (best is None or (heap[0][0], heap[0][1]) < best[:2])
+            ):
                 best = (heap[0][0], heap[0][1], name)
         if best is None:
             return None
@@ -63,8 +69,9 @@ class Queue:
         waits = [math.inf]
         for name, heap in self._heaps.items():
             self._drop_stale(name, heap)
-            if heap:
-                waits.append(lanes[name].wait(now))
+            lane = lanes.get(name)
+            if heap and lane is not None:
+                waits.append(lane.wait(now))
         return min(waits)
 
     def drain_lane(self, lane: str) -> list[ObjectKey]:

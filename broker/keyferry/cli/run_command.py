@@ -1,0 +1,95 @@
+"""``keyferry run``: the broker itself."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keyferry.cli import options as opt
+from keyferry.cli.exits import EXIT_HELP, CommandError, ExitCode
+from keyferry.engine.status import Level
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=f"Keep the tokens of all identities under PATH fresh, until stopped.\n\n{EXIT_HELP}")
+def run(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH",
+            envvar="KEYFERRY_RESOURCES",
+            help="Resource files, or directories of them.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    out: opt.Out = None,
+    state: opt.State = None,
+    secrets: opt.Secrets = None,
+    secret_env: opt.SecretEnv = None,
+    service_account_token: opt.ServiceAccountTokens = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="End as soon as all tokens are fresh, or cannot be; never ask anybody.")
+    ] = False,
+    timeout: opt.Timeout = "60s",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR", envvar="KEYFERRY_METRICS", help="Serve Prometheus metrics on HOST:PORT.", show_default=False
+        ),
+    ] = None,
+    allow_host: opt.AllowHosts = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            envvar="KEYFERRY_NAMESPACE",
+            help="Namespace of resources that name none. Default: default.",
+            show_default=False,
+        ),
+    ] = None,
+    log_level: opt.LogLevel = None,
+) -> None:
+    """Run in the foreground."""
+    if not paths:
+        raise CommandError("name the resource files: keyferry run PATH... (or KEYFERRY_RESOURCES)", ExitCode.INVALID)
+    given = opt.Options(
+        namespace=namespace,
+        state=state,
+        out=out,
+        resources=paths,
+        secrets=secrets,
+        secret_env=secret_env,
+        service_account_tokens=service_account_token,
+        allow_hosts=allow_host,
+    )
+    level = opt.log_level(log_level, Level.INFO) if log_level else None
+    _check_address(metrics)
+    patience = opt.duration(timeout, "--timeout")
+    opt.leave(_run(given, patience if once else None, metrics, level))
+
+
+def _run(given: opt.Options, once: float | None, metrics: str | None, level: Level | None) -> int:
+    from keyferry.cli.outputs import make_output  # noqa: PLC0415 - slow to import
+    from keyferry.cli.running import RunOptions, run_broker  # noqa: PLC0415
+
+    settings = given.run_settings()
+    output = make_output(level)
+    try:
+        return asyncio.run(run_broker(settings, RunOptions(once, metrics), output))
+    finally:
+        output.close()
+
+
+def _check_address(metrics: str | None) -> None:
+    if metrics is None:
+        return
+    from keyferry.run.metrics import parse_address  # noqa: PLC0415 - only where it is asked for
+
+    try:
+        parse_address(metrics)
+    except ValueError as error:
+        raise CommandError(f"--metrics: {error}", ExitCode.INVALID) from None

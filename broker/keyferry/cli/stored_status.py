@@ -1,0 +1,82 @@
+"""The status of identities as the state directory tells it, where no broker runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keyferry.engine.entry import Entry
+from keyferry.engine.status import IdentityStatus
+from keyferry.errors import Reason, StoreError
+from keyferry.io.file_store import RECORD_LIMIT, RECORDS
+from keyferry.io.files import read_file, subfolders
+from keyferry.model import ObjectKey
+from keyferry.record import loads
+from keyferry.run.failures import FailureFiles
+from keyferry.run.resources import ResourceFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from keyferry.plan import Failure
+    from keyferry.record import Record
+    from keyferry.run.settings import RunSettings
+    from keyferry.spec.resources import IdentityResource
+
+
+def stored_statuses(settings: RunSettings) -> dict[ObjectKey, IdentityStatus]:
+    """Return the status of what is declared or stored, as far as it can be read. Raises PublishError."""
+    declared: dict[ObjectKey, IdentityResource] = {}
+    if settings.paths:
+        loaded = ResourceFiles(settings.paths, settings.default_namespace).load()
+        declared = {identity.key: identity for identity in loaded.identities}
+    records = dict(_records(settings.state))
+    failures = FailureFiles(settings.state).read()
+    return {
+        key: _status(key, declared.get(key), records.get(key), failures.get(key))
+        for key in sorted(declared.keys() | records.keys())
+    }
+
+
+def _records(state: Path) -> Iterator[tuple[ObjectKey, Record]]:
+    top = state / RECORDS
+    for namespace in subfolders(top):
+        for path in sorted((top / namespace).glob("*.json")):
+            data = read_file(path, limit=RECORD_LIMIT)
+            if data is None:
+                continue
+            try:
+                record, _ = loads(data)
+            except StoreError:
+                continue  # the identity's own turn in a broker tells about it
+            yield ObjectKey(namespace, path.stem), record
+
+
+def _status(
+    key: ObjectKey, resource: IdentityResource | None, record: Record | None, failure: Failure | None
+) -> IdentityStatus:
+    if failure is not None:
+        reason, message = failure.reason, failure.message
+    elif record is not None and record.token is not None:
+        reason, message = Reason.ISSUED, ""
+    else:
+        reason, message = Reason.PENDING, "there is no token yet"
+    if resource is not None:
+        entry = Entry(resource, "", ("", key), "", "", failure=failure)
+        entry.take(record, None)
+        return entry.status(reason, message)
+    token = record.token if record is not None else None
+    return IdentityStatus(
+        key=key,
+        provider="-",
+        grant="-",
+        reason=reason,
+        message=message,
+        retry=failure.retry if failure is not None else None,
+        revision=record.revision if record is not None else 0,
+        issue_time=token.issued_at if token is not None else None,
+        expiration_time=token.expires_at if token is not None else None,
+        renewal_time=record.renewal_time if record is not None and token is not None else None,
+        failure_count=failure.count if failure is not None else 0,
+        error_code=failure.code if failure is not None else "",
+    )

@@ -1,0 +1,79 @@
+"""``keyferry token``: one token on stdout, and nothing else."""
+
+from typing import Annotated
+
+import typer
+
+from keyferry.cli import options as opt
+from keyferry.cli.exits import EXIT_HELP, CommandError, ExitCode
+from keyferry.cli.fast import print_token, stored_token
+
+app = typer.Typer(add_completion=False)
+
+_LEAST = 0.001
+"""Seconds that a token must have left once it was renewed for this request: it has to be alive, at least."""
+
+
+@app.command(help=f"Print the identity's token and a line end; on any failure nothing is printed.\n\n{EXIT_HELP}")
+def token(
+    name: opt.Name,
+    *,
+    minimum_remaining: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="How long the token must live on. Default: renewal.minimumRemaining, and at least a few seconds.",
+            show_default=False,
+        ),
+    ] = None,
+    namespace: opt.Namespace = None,
+    state: opt.State = None,
+    out: opt.Out = None,
+    resources: opt.Resources = None,
+    secrets: opt.Secrets = None,
+    secret_env: opt.SecretEnv = None,
+    service_account_token: opt.ServiceAccountTokens = None,
+    allow_host: opt.AllowHosts = None,
+    timeout: opt.Timeout = "60s",
+    log_level: opt.LogLevel = None,
+) -> None:
+    """Print what is stored if it will do, else have it renewed."""
+    given = opt.Options(
+        namespace=namespace,
+        state=state,
+        out=out,
+        resources=resources,
+        secrets=secrets,
+        secret_env=secret_env,
+        service_account_tokens=service_account_token,
+        allow_hosts=allow_host,
+    )
+    minimum = opt.duration(minimum_remaining, "--minimum-remaining") if minimum_remaining is not None else None
+    patience = opt.duration(timeout, "--timeout")
+    opt.set_up_stderr(log_level)
+    key = given.keys([name])[0]
+    text = stored_token(str(given.state), key.namespace, key.name, minimum)
+    if text is None:
+        _renew(given, name, minimum, patience)
+        text = stored_token(str(given.state), key.namespace, key.name, _LEAST if minimum is None else minimum)
+    if text is None:
+        raise CommandError(f"the token of {key} is gone again before it could be read; ask once more", ExitCode.FAILED)
+    print_token(text)
+
+
+def _renew(given: opt.Options, name: str, minimum: float | None, patience: float) -> None:
+    """Have the token renewed. Raises CommandError."""
+    from keyferry.cli.sessions import ask, run_to_end  # noqa: PLC0415 - only where a broker is needed
+    from keyferry.run.requests import Outcome  # noqa: PLC0415
+
+    settings, key = given.settings(), given.keys([name])[0]
+
+    async def work() -> int:
+        answer = await ask(settings, [key], lambda broker: broker.want(key, minimum, patience))
+        if answer.outcome is not Outcome.DONE:
+            raise CommandError.of(answer)
+        return 0
+
+    code = run_to_end(work())
+    if code:
+        opt.leave(code)

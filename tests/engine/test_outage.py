@@ -1,0 +1,214 @@
+"""An issuer that is away for longer than a token lives, then asks for patience, then is back."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+import pytest
+
+from keyferry.errors import Reason
+from keyferry.scheduler.lane import Breaker
+from tests.engine.world import SECRET, client_of, identity, secret, tree, until
+from tests.support.faults import Fault, FaultKind
+
+if TYPE_CHECKING:
+    from tests.engine.clocks import FastClock
+    from tests.engine.world import World
+
+NAMES = [f"bot-{number:02}" for number in range(50)]
+LIFETIME = 60
+RATE, BURST = 5, 5
+
+
+class Lag:
+    """How long the event loop was ever kept from running: by so much may an arrival be late."""
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+        self._task = asyncio.create_task(self._measure())
+
+    async def _measure(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            self.worst = max(self.worst, time.monotonic() - before - 0.01)
+
+    async def __aenter__(self) -> Lag:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def populate(world: World) -> None:
+    for name in NAMES:
+        world.add_client(name, access_lifetime=LIFETIME)
+    world.write("provider.yaml", world.provider(limits={"requestsPerSecond": RATE, "burst": BURST, "concurrency": 4}))
+    world.write(
+        "bots.yaml",
+        *(identity(name, client=client_of(name)) for name in NAMES),
+        *(secret(name, secret=SECRET) for name in NAMES),
+    )
+
+
+def assert_within_rate(arrivals: list[float], lag: float) -> None:
+    """No stretch of time saw more arrivals than rate and burst allow; `lag` is by how much one may be late."""
+    for first, begun in enumerate(arrivals):
+        for last in range(first, len(arrivals)):
+            allowed = BURST + RATE * (arrivals[last] - begun + lag) + 1
+            assert last - first + 1 <= allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dated", [False, True], ids=["seconds", "date"])
+async def test_an_outage_longer_than_a_life_then_429_then_recovery(
+    world: World, clock: FastClock, *, dated: bool
+) -> None:
+    populate(world)
+    attempts: list[float] = []
+    async with world.broker() as broker, Lag() as lag:
+        broker.engine.exchange_seconds = lambda _provider, _seconds: attempts.append(clock.now())
+        await world.fresh(*NAMES)
+        lane = next(iter(broker.engine.lanes().values()))
+
+        # Away: refused connections, until every token has expired.
+        world.issuer.stop()
+        await until(lambda: lane.state(clock.monotonic()) is not Breaker.CLOSED)
+        await until(lambda: not any(world.status(name).busy for name in NAMES))
+        expirations = {name: world.status(name).expiration_time or 0.0 for name in NAMES}
+        published, attempts_before, told_before, sleeps_before = (
+            tree(world.out),
+            len(attempts),
+            len(world.told.statuses),
+            clock.sleeps,
+        )
+        begun = clock.now()
+        retrying = [name for name in NAMES if world.shown(name) is Reason.RETRYING]
+        assert retrying, "some were due while their tokens were still good"
+        assert all(world.status(name).next_attempt_time for name in retrying)
+        await until(lambda: clock.now() > max(expirations.values()) + 2)
+        # After its backoff, nobody is left who has neither tried nor been told why not.
+        await until(lambda: all(world.status(name).message for name in NAMES))
+        for name in NAMES:
+            status = world.status(name)
+            assert world.shown(name) is Reason.EXPIRED
+            assert not status.ready(clock.now())
+            assert not status.stalled()
+            assert status.busy or status.next_attempt_time is not None or "waiting for its turn" in status.message
+        away = clock.now() - begun
+        assert len(attempts) - attempts_before <= 8 + away, "one probe at a time, with pauses between them"
+        assert clock.sleeps - sleeps_before < 50 * away, "nothing spins"
+        assert len(world.told.statuses) - told_before < len(NAMES) * (away + 10)
+        assert tree(world.out) == published, "last-good files stay as they are"
+
+        # Back, but asking for patience.
+        wait = 8
+        after = formatdate(clock.now() + wait, usegmt=True) if dated else str(wait)
+        refusal = world.issuer.faults.add(Fault(FaultKind.STATUS, status=429, retry_after=after))
+        seen = len(world.requests())
+        await world.issuer.start()
+        await until(lambda: world.issuer.faults.used(refusal) >= 1)
+        if not dated:
+            await until(lambda: world.issuer.faults.used(refusal) >= 3)
+            refused = [request.at for request in world.requests()[seen:]]
+            assert min(later - earlier for earlier, later in itertools.pairwise(refused)) >= wait * 0.9
+        first = world.requests()[seen].at
+        assert any(
+            "429" in world.status(name).message and (world.status(name).next_attempt_time or 0) >= first + wait - 1.5
+            for name in NAMES
+        )
+        assert tree(world.out) == published
+
+        # And well again.
+        world.issuer.faults.clear()
+        seen = len(world.requests())
+        lag.worst = 0.0
+        await world.fresh(*NAMES, revision=2)
+        recovery = world.requests()[seen:]
+        if dated:
+            assert recovery[0].at >= first + wait - 1.5
+        assert_within_rate([request.at for request in recovery], 4 * lag.worst * 8 + 0.5)
+        order = [request.client for request in recovery if request.client in expirations][: len(NAMES)]
+        assert sorted(set(order)) == NAMES, "everybody came back, and nobody twice before the last had been"
+        assert inversions(order, expirations) < 0.1, "least slack first"
+        assert all(world.valid_tokens()[world.token(name)] for name in NAMES)
+        assert all(world.shown(name) is Reason.ISSUED for name in NAMES)
+        assert all(world.status(name).failure_count == 0 for name in NAMES)
+        # The pauses of those who had failed most often are over with the outage.
+        assert recovery[len(NAMES) - 1].at - recovery[0].at < 200
+
+
+def inversions(order: list[str | None], expirations: dict[str, float]) -> float:
+    """Return the share of pairs that came in the wrong order, those that expire within a second not counted."""
+    ends = [expirations[name] for name in order if name is not None]
+    pairs = [(one, two) for one, two in itertools.combinations(ends, 2) if abs(one - two) > 1]
+    return sum(one > two for one, two in pairs) / max(1, len(pairs))
+
+
+async def test_a_provider_that_recovers_wakes_those_whose_pause_is_long(world: World, clock: FastClock) -> None:
+    names = NAMES[:8]
+    for name in names:
+        world.add_client(name)
+    world.write("provider.yaml", world.provider(limits={"concurrency": 20}))
+    world.write(
+        "bots.yaml",
+        *(identity(name, client=client_of(name)) for name in names),
+        *(secret(name, secret=SECRET) for name in names),
+    )
+    world.issuer.stop()
+    notes = [world.state / "failures" / "default" / f"{name}.json" for name in names]
+    async with world.broker():
+        await until(lambda: sum(note.exists() for note in notes) >= 6)
+    for note in notes:
+        if note.exists():
+            # As after an hour of failures: the pause after the next one is up to five minutes.
+            note.write_text(json.dumps(json.loads(note.read_text()) | {"count": 20, "nextAttempt": 0}))
+    async with world.broker():
+        await until(lambda: sum(world.status(name).failure_count > 20 for name in names) >= 5)
+        await world.issuer.start()
+        await world.fresh(*names)
+        arrivals = [request.at for request in world.requests()]
+        assert max(arrivals) - min(arrivals) < 30, "the first success is the signal for all"
+
+
+async def test_failures_of_our_own_say_nothing_of_the_provider(world: World, clock: FastClock) -> None:
+    """A missing secret must not pass for an answer of the provider, which would end its rest."""
+    lost = [f"lost-{number}" for number in range(6)]
+    world.basics()
+    world.write("bots.yaml", *(identity(name, parameters={"acr_values": name}) for name in NAMES[:6]))
+    async with world.broker() as broker:
+        await world.fresh(*NAMES[:6])
+        lane = next(iter(broker.engine.lanes().values()))
+        world.issuer.stop()
+        for name in NAMES[:6]:
+            world.renew(name)
+        await until(lambda: lane.state(clock.monotonic()) is not Breaker.CLOSED)
+        world.write("lost.yaml", *(identity(name, client=client_of("nowhere", id=name)) for name in lost))
+        states = set()
+
+        def told_of_the_secret() -> bool:
+            states.add(lane.state(clock.monotonic()))
+            return any(world.declared(name) and world.shown(name) is Reason.SECRET_NOT_FOUND for name in lost)
+
+        await until(told_of_the_secret)
+        assert Breaker.CLOSED not in states
+
+
+async def test_one_client_that_always_fails_does_not_hold_up_the_others(world: World, clock: FastClock) -> None:
+    world.basics()
+    world.issuer.service.settings.access_lifetime = 20
+    world.add_client("bad")
+    world.issuer.faults.add(Fault(FaultKind.ERROR, client="bad", status=503, error="temporarily_unavailable"))
+    world.write("bad.yaml", identity("bad", client=client_of("bot", id="bad")), identity("good"))
+    async with world.broker():
+        await world.fresh("good", revision=6)
+        assert world.shown("bad") is Reason.RETRYING
+        begun = world.requests()[0].at
+        bad = [request for request in world.requests() if request.client == "bad"]
+        assert len(bad) < 10 + (clock.now() - begun) / 2, "its own backoff holds"

@@ -1,0 +1,113 @@
+"""Container images for the test node, built here from Debian packages: no registry of images is asked.
+
+A Debian system with Python is made once by mmdebstrap; images are built on it by buildah, with neither a daemon nor a
+storage driver that mounts, and handed to the node's containerd as archives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.servers import InstallError, exclusive, install_once, run_installer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SUITE = "bookworm"
+PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
+RECIPE = "2"  # raise it when what is in the base, or its store, changes
+# What every build begins with. It sleeps, so that it also serves as the node's sandbox ("pause") image.
+BASE = "localhost/keyferry-test-base:1"
+COMMAND = ["sleep", "infinity"]
+# The authorities that the machine trusts, so that a build can install packages from where the machine may.
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def base() -> Path:
+    """Return the archive (OCI layout) of the base image; making it takes about a minute. Raises InstallError."""
+    return _installed() / "base.oci"
+
+
+def build(
+    tag: str,
+    context: Path,
+    archive: Path,
+    *,
+    dockerfile: Path | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> None:
+    """Build an image, whose Dockerfile gets the base as the build argument ``BASE``, and write it to ``archive``.
+
+    Raises InstallError with buildah's last words.
+    """
+    given = {"BASE": BASE, **(arguments or {})}
+    options = ["--isolation=chroot", "--pull=never", "--format=oci", f"--tag={tag}"]
+    options += [f"--build-arg={name}={value}" for name, value in given.items()]
+    if CERTIFICATES.exists():
+        options.append(f"--volume={CERTIFICATES}:{CERTIFICATES}:ro")
+    store = _Store(_installed() / "store")
+    with exclusive(store.directory.with_suffix(".lock")):
+        store.tidy()  # a build that was killed may have left something
+        store.buildah("build", *options, f"--file={dockerfile or context / 'Dockerfile'}", context)
+        store.export(tag, archive)
+        store.tidy()
+
+
+def _installed() -> Path:
+    return install_once(f"node-base-{SUITE}-{RECIPE}", _make_base)
+
+
+def _make_base(target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
+        system = Path(scratch, "system.tar")
+        run_installer(
+            ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, system],
+            what="making a Debian base with mmdebstrap",
+        )
+        store = _Store(target / "store")
+        container = store.buildah("from", "scratch").strip()
+        store.buildah("add", "--quiet", container, system, "/")
+    store.buildah("config", "--cmd", json.dumps(COMMAND), container)
+    store.buildah("commit", "--quiet", "--rm", container, BASE)
+    store.export(BASE, target / "base.oci")
+
+
+class _Store:
+    """Images and builds below a directory; between builds it holds the base alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def export(self, tag: str, archive: Path) -> None:
+        """Write an image to an archive that knows its tag; not compressed, because it is read once and here."""
+        self.buildah("push", "--quiet", "--disable-compression", tag, f"oci-archive:{archive}:{tag}")
+
+    def tidy(self) -> None:
+        """Remove everything but the base."""
+        self.buildah("rm", "--all")
+        names = self.buildah("images", "--noheading", "--format={{.Name}}:{{.Tag}}").split()
+        others = [name for name in names if name not in {BASE, "<none>:<none>"}]
+        if others:
+            self.buildah("rmi", "--force", *others)
+        self.buildah("rmi", "--prune")
+
+    def buildah(self, command: str, *arguments: str | Path) -> str:
+        """Run buildah on this store and return its output. Raises InstallError with its last words."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        store = [f"--root={self.directory / 'root'}", f"--runroot={self.directory / 'run'}", "--storage-driver=vfs"]
+        done = subprocess.run(
+            ["buildah", *store, command, *arguments],
+            env={**os.environ, "BUILDAH_ISOLATION": "chroot"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise InstallError(f"buildah {command} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+        return done.stdout
