@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 3
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-quick check format bench clean
+.PHONY: help demo test test-quick check crds format bench clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,7 +21,7 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.tools: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group test --group check
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[operator]' --group test --group check
 	@touch $(VENV)/.runtime $@
 
 demo: $(VENV)/.runtime ## See tokens being renewed, against an issuer of its own on the loopback
@@ -38,6 +38,12 @@ check: $(VENV)/.tools ## Format, lint, types, layers, generated documents
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m keyferry_operator.crds --check charts/keyferry/templates/crds
+	$(BIN)/python -m keyferry.spec.reference | diff -u docs/reference.md - # docs/reference.md is made from the models
+
+crds: $(VENV)/.tools ## Write the chart's CRDs and the field reference anew, from the models
+	$(BIN)/python -m keyferry_operator.crds --write charts/keyferry/templates/crds
+	$(BIN)/python -m keyferry.spec.reference > docs/reference.md
 
 format: $(VENV)/.tools ## Bring the sources into form
 	$(BIN)/ruff format

@@ -29,7 +29,7 @@ from keyferry.record import Claim, Record, Versioned
 if TYPE_CHECKING:
     from keyferry.escrow import Escrow
     from keyferry.io.clock import Clock
-    from keyferry.model import Exchange, HttpRequest, HttpResponse, TokenSet
+    from keyferry.model import Exchange, HttpRequest, HttpResponse, ObjectKey, TokenSet
     from keyferry.secret import SecretValue
     from keyferry.store import Store
 
@@ -46,6 +46,8 @@ Begin = Callable[[float], "Exchange"]
 """Starts the exchange; its argument is when the request begins (Unix seconds)."""
 Apply = Callable[[Record, "TokenSet"], Record]
 """Puts what was issued into the record."""
+Stuck = Callable[["ObjectKey", str], None]
+"""Called with the identity and what to tell people."""
 Checkpoint = Callable[[str], None]
 """Called at every step, by name: where a test may end the process."""
 
@@ -79,14 +81,19 @@ class Ledger:
         holder: str,
         checkpoint: Checkpoint = _pass,
         may_begin: Callable[[], bool] = lambda: True,
+        stuck: Stuck = lambda _key, _message: None,
     ) -> None:
-        """``may_begin`` is asked right before each claim; where it says no, nothing is sent (Conflict)."""
+        """``may_begin`` is asked right before each claim; where it says no, nothing is sent (Conflict).
+
+        ``stuck`` is told when an answer cannot be stored, once for each answer.
+        """
         self._store = store
         self._escrow = escrow
         self._clock = clock
         self._holder = holder
         self._checkpoint = checkpoint
         self._may_begin = may_begin
+        self._stuck = stuck
 
     async def spend(self, held: Versioned, spend: Spend) -> Versioned:
         """Send the refresh token once and commit what comes back; return the committed record.
@@ -239,6 +246,12 @@ class Ledger:
                 raise
             except StoreError as error:
                 pause = COMMIT_BACKOFF[min(attempt, len(COMMIT_BACKOFF) - 1)]
+                if attempt == 0:
+                    self._stuck(
+                        held.record.key,
+                        "the provider's answer arrived and cannot be stored yet; it is kept in memory and tried again"
+                        f" until it is stored, and nothing else is sent meanwhile. {error.message}",
+                    )
                 log.warning(
                     "an answer arrived and cannot be stored yet: %s: %s; trying again in %g s",
                     held.record.key,

@@ -10,7 +10,6 @@ import base64
 import json
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -20,6 +19,7 @@ import aiohttp
 from keyferry_operator.errors import ApiError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
 
     import kopf

@@ -42,7 +42,7 @@ class ClusterCredentials:
         labels = found["metadata"].get("labels") or {}
         if MANAGED_LABEL in labels or STATE_LABEL in labels:
             raise CredentialError(
-                f"Secret {namespace}/{name} is written by Keyferry itself and is never used as a credential. To present"
+                f"Secret {namespace}/{name} is written by Keyferry itself and never used as a credential. To present"
                 " another identity's token, use identityRef.",
                 reason=Reason.SECRET_NOT_LABELLED,
             )
@@ -72,8 +72,8 @@ class ClusterCredentials:
             )
         if audience in self._api_audiences:
             raise CredentialError(
-                f"ServiceAccount {namespace}/{name}: the audience {audience!r} is the API server's own, and such a token"
-                " would open the cluster. Choose one that only the provider accepts.",
+                f"ServiceAccount {namespace}/{name}: the audience {audience!r} is the API server's own, and such a"
+                " token would open the cluster. Choose one that only the provider accepts.",
                 reason=Reason.HOST_NOT_ALLOWED,
             )
         account = await self._get(SERVICE_ACCOUNTS, namespace, name)
@@ -105,25 +105,24 @@ class ClusterCredentials:
     def _check(self, found: Object, what: str, namespace: str, name: str, hosts: frozenset[str]) -> None:
         """Refuse what its owner did not label, or not for these hosts; say the line that would allow it."""
         metadata = found["metadata"]
+        title = f"{what.capitalize()} {namespace}/{name}"
         kubectl = f"kubectl -n {namespace}"
         if (metadata.get("labels") or {}).get(CREDENTIAL_LABEL) != "true":
             wanted = ",".join(sorted(hosts)) or "<host of the provider>"
             raise CredentialError(
-                f"{what.capitalize()} {namespace}/{name} is not labelled as a credential, so it was not used. If it is"
-                f" meant to be: {kubectl} label {what} {name} {CREDENTIAL_LABEL}=true && {kubectl} annotate {what} {name}"
-                f" {HOSTS_ANNOTATION}={wanted}",
+                f"{title} is not labelled as a credential, so it was not used. If it is meant to be:"
+                f" {kubectl} label {what} {name} {CREDENTIAL_LABEL}=true &&"
+                f" {kubectl} annotate {what} {name} {HOSTS_ANNOTATION}={wanted}",
                 reason=Reason.SECRET_NOT_LABELLED,
             )
-        allowed = {
-            host.strip()
-            for host in (metadata.get("annotations") or {}).get(HOSTS_ANNOTATION, "").split(",")
-            if host.strip()
-        }
+        listed = (metadata.get("annotations") or {}).get(HOSTS_ANNOTATION, "")
+        allowed = {host.strip() for host in listed.split(",") if host.strip()}
         closed = sorted(host for host in hosts if host not in allowed and host.rpartition(":")[0] not in allowed)
         if closed:
+            wanted = ",".join(sorted(allowed | set(closed)))
             raise CredentialError(
-                f"{what.capitalize()} {namespace}/{name} is not for {', '.join(closed)}, so it was not sent. If it is meant"
-                f" to be: {kubectl} annotate --overwrite {what} {name} {HOSTS_ANNOTATION}={','.join(sorted(allowed | set(closed)))}",
+                f"{title} is not for {', '.join(closed)}, so it was not sent. If it is meant to be:"
+                f" {kubectl} annotate --overwrite {what} {name} {HOSTS_ANNOTATION}={wanted}",
                 reason=Reason.HOST_NOT_ALLOWED,
             )
 

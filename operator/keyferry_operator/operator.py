@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import kopf
-
 from keyferry.engine import Engine, EngineSettings, Ports
 from keyferry.engine.credentials import Reference
 from keyferry.errors import KeyferryError
@@ -35,6 +33,8 @@ from keyferry_operator.watch import Change, Reflector, ResourceWatch
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    import kopf
 
     from keyferry.escrow import Escrow
     from keyferry.spec.resources import Loaded, ProviderResource

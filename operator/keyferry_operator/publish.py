@@ -17,6 +17,8 @@ from keyferry_operator.errors import ApiError
 from keyferry_operator.names import MANAGED_LABEL, MANAGER, RECORD_ANNOTATION, RELOADER_ANNOTATION
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from keyferry.publication import Publication, Published
     from keyferry.record import Record
     from keyferry.spec.resources import IdentityResource
@@ -37,7 +39,7 @@ class SecretPublisher:
         self._origin = origin
 
     def place(self, key: ObjectKey) -> str:
-        """Where a pod mounts a Secret is the pod's affair."""
+        """Return nothing: where a pod mounts a Secret is the pod's affair."""
         del key
         return ""
 
@@ -48,6 +50,10 @@ class SecretPublisher:
         if resource is None or seen is None or seen.published is None:
             return None
         return seen.published if seen.owner in ("", resource.uid) and seen.published.uid == resource.uid else None
+
+    async def observe_many(self, keys: Iterable[ObjectKey]) -> Mapping[ObjectKey, Published | None]:
+        """Return what the watch last showed of many."""
+        return {key: await self.observe(key) for key in keys}
 
     async def publish(self, publication: Publication, record: Record) -> Published:
         """Create or apply the Secret."""
@@ -70,7 +76,7 @@ class SecretPublisher:
         return current.published
 
     async def withdraw(self, key: ObjectKey) -> None:
-        """Delete the identity's Secrets. (When the identity itself is gone, the garbage collector does.)"""
+        """Delete the identity's Secrets; when the identity itself is gone, the garbage collector does so as well."""
         for place, seen in list(self._catalog.secrets.items()):
             if seen.identity == key and seen.published is not None:
                 await self._delete(place, seen)

@@ -200,7 +200,8 @@ def _failure(status: Mapping[str, Any]) -> Failure | None:
     if not isinstance(error, dict) or not isinstance(kept, dict):
         return None
     at = status.get("nextAttemptTime")
-    ready: Mapping[str, Any] = next((item for item in status.get("conditions") or () if item.get("type") == "Ready"), {})
+    conditions = status.get("conditions") or ()
+    ready: Mapping[str, Any] = next((item for item in conditions if item.get("type") == "Ready"), {})
     try:
         return Failure(
             count=int(status.get("failureCount") or 0),

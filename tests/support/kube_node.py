@@ -90,7 +90,7 @@ class Node:
 
         ``tag`` begins with ``localhost/``. Raises InstallError with buildah's last words.
         """
-        archive = self.control.files / f"{secrets.token_hex(4)}.oci"
+        archive = self.control.files / f"{secrets.token_hex(4)}.tar"
         try:
             node_images.build(tag, context, archive, dockerfile=dockerfile, arguments=arguments)
             self.load(archive)
@@ -99,7 +99,7 @@ class Node:
         return tag
 
     def load(self, archive: Path) -> None:
-        """Hand an image, an archive in OCI layout, to containerd, for pods that never pull."""
+        """Hand an image archive to containerd, for pods that never pull."""
         ctr: list[str | Path] = ["ctr", "--address", _socket(self.control), "--namespace=k8s.io"]
         run_installer([*ctr, "images", "import", archive], what="loading an image into containerd")
 
@@ -198,19 +198,13 @@ def _start_node(node: Node, run: SharedRun) -> None:
     plan.write_text(json.dumps(_plan(control)))
     start_server(
         control.server("runtime").name,
-        namespaced(plan),
+        [sys.executable, "-I", INIT, plan],
         directory=run.directory,
         lease=run.lease,
         ready=lambda: _is_ready(node),
         timeout=START_TIMEOUT,
     )
     node.load(node_images.base())
-
-
-def namespaced(plan: Path) -> list[str | Path]:
-    """Return the command that carries out a plan for ``node_init.py`` in namespaces of its own."""
-    namespaces = ["unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child=SIGKILL"]
-    return [*namespaces, sys.executable, "-I", INIT, plan]
 
 
 def _is_ready(node: Node) -> bool:

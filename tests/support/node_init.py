@@ -1,14 +1,15 @@
-"""The first process of a node's PID namespace: with it ends every process of the node, and with the last, its mounts.
+"""Runs a node's programs in namespaces of their own, and ends every process, mount and cgroup of it with itself.
 
-``unshare --pid --mount --fork --mount-proc --kill-child python node_init.py PLAN``, where PLAN is a JSON file:
-``cgroup`` (a name below each hierarchy), ``containerd`` and ``kubelet`` (command lines), ``socket`` (containerd's).
-However this process ends, the kernel kills all others in the namespace: containers, shims, the kubelet.
-Imports the standard library only, like the guardian that starts it.
+``python node_init.py PLAN``, where PLAN is a JSON file: ``cgroup`` (a name below each hierarchy), ``containerd`` and
+``kubelet`` (command lines), ``socket`` (containerd's). The first process of the PID namespace is this module again.
+However that ends, the kernel kills all others in the namespace (containers, shims, the kubelet), and the mounts, which
+nobody else sees, go with the last of them. Imports the standard library only, like the guardian that starts it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -17,32 +18,67 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
 # What containerd, runc and the kubelet would leave on the machine; hidden below file systems of the node's own.
-PRIVATE = ("/run", "/var/log", "/var/lib/cni")
+PRIVATE = ("/run", "/var/log", "/var/lib/cni", "/var/lib/kubelet", "/usr/libexec")
+INSIDE = "--inside"
+NAMESPACES = ("unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child=SIGKILL")
 SOCKET_TIMEOUT = 60.0
-REMOVE_TIMEOUT = 5.0
+END_TIMEOUT = 5.0  # seconds; the guardian waits for ten
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 def main() -> None:
-    """Read the plan, start the node's programs, and end everything when one of them ends or SIGTERM comes."""
+    """Carry out the plan, outside or inside the namespaces."""
     plan = json.loads(Path(sys.argv[1]).read_text())
-    signal.signal(signal.SIGTERM, lambda *_: _end(plan["cgroup"], 0))
+    if INSIDE in sys.argv:
+        inside(plan)
+    else:
+        outside(plan)
+
+
+def outside(plan: dict[str, Any]) -> None:
+    """Start the namespaces; end them on SIGTERM, and remove the cgroups."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    cgroups = _cgroups(plan["cgroup"])
+    libc = ctypes.CDLL(None)
+
+    def end_with_this_process() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    for cgroup in cgroups:
+        cgroup.mkdir(exist_ok=True)
+    command = [*NAMESPACES, sys.executable, "-I", __file__, sys.argv[1], INSIDE]
+    # A preexec_fn is unsafe beside threads only, and there are none.
+    namespaces = subprocess.Popen(command, preexec_fn=end_with_this_process)  # noqa: PLW1509
+    try:
+        sys.exit(namespaces.wait())
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)  # unshare ignores it; it ends when the namespace's last process has
+        try:
+            namespaces.wait(END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            namespaces.kill()
+        for cgroup in cgroups:
+            _remove(cgroup)
+
+
+def inside(plan: dict[str, Any]) -> None:
+    """Start the node's programs as the first process of the PID namespace; end when one of them ends, or on SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     for directory in PRIVATE:
         if Path(directory).is_dir():
             subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", directory], check=True)
-    for cgroup in _cgroups(plan["cgroup"]):
-        cgroup.mkdir(exist_ok=True)
     containerd = subprocess.Popen(plan["containerd"])
     _wait_for(Path(plan["socket"]))
     kubelet = subprocess.Popen(plan["kubelet"])
     while True:
         ended, status = os.wait()  # orphans of the whole namespace come here too
         if ended in {containerd.pid, kubelet.pid}:
-            print(f"{'containerd' if ended == containerd.pid else 'kubelet'} ended: {status}", flush=True)  # noqa: T201
-            _end(plan["cgroup"], 1)
+            sys.exit(f"{'containerd' if ended == containerd.pid else 'the kubelet'} ended: {status}")
 
 
 def _wait_for(path: Path) -> None:
@@ -56,19 +92,6 @@ def _wait_for(path: Path) -> None:
     sys.exit(f"nothing listens on {path}")
 
 
-def _end(cgroup: str, status: int) -> NoReturn:
-    """Kill every other process of the namespace, reap them, and remove the cgroups that they were in."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.wait()
-    for directory in _cgroups(cgroup):
-        _remove(directory)
-    os._exit(status)
-
-
 def _cgroups(name: str) -> list[Path]:
     """Return the node's cgroup in each hierarchy (version 1), or the one (version 2)."""
     if (CGROUPS / "cgroup.controllers").exists():
@@ -78,7 +101,7 @@ def _cgroups(name: str) -> list[Path]:
 
 def _remove(directory: Path) -> None:
     """Remove a cgroup and those below it; the kernel takes a moment to see that it is empty."""
-    deadline = time.monotonic() + REMOVE_TIMEOUT
+    deadline = time.monotonic() + END_TIMEOUT
     for path, _, _ in os.walk(directory, topdown=False):
         while time.monotonic() < deadline:
             try:

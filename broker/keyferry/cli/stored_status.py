@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keyferry.engine.entry import Entry
@@ -12,7 +13,9 @@ from keyferry.io.files import read_file, subfolders
 from keyferry.model import ObjectKey
 from keyferry.record import loads
 from keyferry.run.failures import FailureFiles
+from keyferry.run.publisher import RECORD_NAME
 from keyferry.run.resources import ResourceFiles
+from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +36,13 @@ def stored_statuses(settings: RunSettings) -> dict[ObjectKey, IdentityStatus]:
     records = dict(_records(settings.state))
     failures = FailureFiles(settings.state).read()
     return {
-        key: _status(key, declared.get(key), records.get(key), failures.get(key))
+        key: _status(
+            key,
+            declared.get(key),
+            records.get(key),
+            failures.get(key),
+            shown=(settings.out / key.namespace / key.name / RECORD_NAME).is_file(),
+        )
         for key in sorted(declared.keys() | records.keys())
     }
 
@@ -53,7 +62,7 @@ def _records(state: Path) -> Iterator[tuple[ObjectKey, Record]]:
 
 
 def _status(
-    key: ObjectKey, resource: IdentityResource | None, record: Record | None, failure: Failure | None
+    key: ObjectKey, resource: IdentityResource | None, record: Record | None, failure: Failure | None, *, shown: bool
 ) -> IdentityStatus:
     if failure is not None:
         reason, message = failure.reason, failure.message
@@ -64,7 +73,7 @@ def _status(
     if resource is not None:
         entry = Entry(resource, "", ("", key), "", "", failure=failure)
         entry.take(record, None)
-        return entry.status(reason, message)
+        return replace(entry.status(reason, message), shown=shown or resource.spec.target.type is TargetType.NONE)
     token = record.token if record is not None else None
     return IdentityStatus(
         key=key,
@@ -74,6 +83,7 @@ def _status(
         message=message,
         retry=failure.retry if failure is not None else None,
         revision=record.revision if record is not None else 0,
+        shown=shown,
         issue_time=token.issued_at if token is not None else None,
         expiration_time=token.expires_at if token is not None else None,
         renewal_time=record.renewal_time if record is not None and token is not None else None,

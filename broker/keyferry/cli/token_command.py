@@ -54,26 +54,32 @@ def token(
     key = given.keys([name])[0]
     text = stored_token(str(given.state), key.namespace, key.name, minimum)
     if text is None:
-        _renew(given, name, minimum, patience)
-        text = stored_token(str(given.state), key.namespace, key.name, _LEAST if minimum is None else minimum)
+        trouble = _renew(given, name, minimum, patience)
+        # Where only the files could not be written there is a token all the same.
+        text = stored_token(
+            str(given.state), key.namespace, key.name, minimum if trouble is not None else minimum or _LEAST
+        )
+        if text is None and trouble is not None:
+            raise trouble
     if text is None:
         raise CommandError(f"the token of {key} is gone again before it could be read; ask once more", ExitCode.FAILED)
     print_token(text)
 
 
-def _renew(given: opt.Options, name: str, minimum: float | None, patience: float) -> None:
-    """Have the token renewed. Raises CommandError."""
+def _renew(given: opt.Options, name: str, minimum: float | None, patience: float) -> CommandError | None:
+    """Have the token renewed; return what there is to say where that failed. Raises CommandError."""
     from keyferry.cli.sessions import ask, run_to_end  # noqa: PLC0415 - only where a broker is needed
     from keyferry.run.requests import Outcome  # noqa: PLC0415
 
     settings, key = given.settings(), given.keys([name])[0]
 
+    answers = []
+
     async def work() -> int:
-        answer = await ask(settings, [key], lambda broker: broker.want(key, minimum, patience))
-        if answer.outcome is not Outcome.DONE:
-            raise CommandError.of(answer)
+        answers.append(await ask(settings, [key], lambda broker: broker.want(key, minimum, patience)))
         return 0
 
     code = run_to_end(work())
     if code:
         opt.leave(code)
+    return None if answers[0].outcome is Outcome.DONE else CommandError.of(answers[0])

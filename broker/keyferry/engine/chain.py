@@ -27,7 +27,8 @@ class IdentityChain:
         self._ports = ports
         self._roster = roster
         self._wake = wake
-        self._waiting: defaultdict[ObjectKey, set[ObjectKey]] = defaultdict(set)
+        self._asked: defaultdict[ObjectKey, set[ObjectKey]] = defaultdict(set)
+        """Who asked for an identity's token since it was issued."""
 
     async def current(self, namespace: str, name: str, consumer: ObjectKey) -> SecretValue:
         """Return the identity's token, read from the private state as it is now.
@@ -50,7 +51,7 @@ class IdentityChain:
                 reason=Reason.SECRET_NOT_LABELLED,
             )
         # Before the look, not after it: a token that is issued in between must not be missed.
-        self._waiting[key].add(consumer)
+        self._asked[key].add(consumer)
         held = await self._ports.store.read(key)
         token = held.record.token if held is not None else None
         if token is None or token.expires_at <= self._ports.clock.now():
@@ -59,13 +60,12 @@ class IdentityChain:
                 code=WAITING,
                 retry=RetryClass.SUSPICIOUS,
             )
-        self._waiting[key].discard(consumer)
         return token.access_token
 
     def issued(self, key: ObjectKey) -> None:
-        """Wake those that waited for this identity's token."""
-        for consumer in self._waiting.pop(key, set()):
+        """Wake those that waited for this identity's token, or that failed with the one before."""
+        for consumer in self._asked.pop(key, set()):
             entry = self._roster.entries.get(consumer)
-            if entry is not None:
+            if entry is not None and entry.failure is not None:
                 entry.failure = None
-            self._wake(consumer)
+                self._wake(consumer)

@@ -16,7 +16,7 @@ from keyferry.engine.exchange import OAuthExchanger
 from keyferry.engine.job import REFRESHING, Job
 from keyferry.engine.tiled import API_KEY_TYPE, TiledExchanger
 from keyferry.errors import CredentialError, PublishError, ResourceError
-from keyferry.ledger import Ledger
+from keyferry.ledger import Ledger, Stuck
 from keyferry.plan import Observed, PublishedState, is_behind
 from keyferry.publication import Publication
 from keyferry.record import Claim, Versioned
@@ -57,8 +57,16 @@ class Desk:
         self.holder = holder
         """Names this process in the claims that it makes."""
         ledger = Ledger(
-            ports.store, ports.escrow, ports.clock, holder=holder, checkpoint=self._checkpoint, may_begin=may_begin
+            ports.store,
+            ports.escrow,
+            ports.clock,
+            holder=holder,
+            checkpoint=self._checkpoint,
+            may_begin=may_begin,
+            stuck=lambda key, message: self.stuck(key, message),  # noqa: PLW0108 - it is set later
         )
+        self.stuck: Stuck = lambda _key, _message: None
+        """Told when an answer cannot be stored."""
         self._oauth = OAuthExchanger(ports, ledger, tokens)
         self._tiled = TiledExchanger(ports, ledger)
         self._publishing = asyncio.Semaphore(PUBLISHING_AT_ONCE)
@@ -186,6 +194,8 @@ class Desk:
     async def cause(self, entry: Entry, provider: Provider | None) -> str:
         """Return a fingerprint of the spec and of every credential that it and its provider point to."""
         mac = hmac.new(self._ports.store.digest_key, f"{__version__}\0{entry.spec_hash}".encode(), "sha256")
+        # For the host that it goes to first: that it may be sent there now is a change that helps, too.
+        hosts = provider.front() if provider is not None else frozenset()
         places: list[tuple[str, str, str]] = [(entry.key.namespace, name, key) for name, key in entry.named_keys]
         if provider is not None:
             # What the installation allows is part of it: to allow a host is a change that helps.
@@ -198,7 +208,7 @@ class Desk:
                     mac.update(f"\0config/{namespace}/{name}/{key}\0".encode() + hashlib.sha256(content).digest())
         for namespace, name, key in sorted(places):
             try:
-                content = await self._ports.credentials.secret(namespace, name, key, frozenset())
+                content = await self._ports.credentials.secret(namespace, name, key, hosts)
             except CredentialError:
                 content = b""
             mac.update(f"\0{namespace}/{name}/{key}\0".encode() + hashlib.sha256(content).digest())

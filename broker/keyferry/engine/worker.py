@@ -66,6 +66,7 @@ class Worker:
         self._queue = queue
         self._suspend_all = suspend_all
         self._observe_seconds = observe_seconds
+        desk.stuck = self._stuck
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -312,7 +313,10 @@ class Worker:
             )
 
     def _issued(self, entry: Entry) -> None:
-        """Report that all is well, or that it can never be well enough for the consumers."""
+        """Report that all is well, that the files cannot be written, or that no token can ever satisfy the consumers."""
+        if entry.publish_failure is not None:
+            self._report(entry, entry.publish_failure.reason, entry.publish_failure.message)
+            return
         wanted = entry.resource.spec.renewal.minimum_remaining
         if not lifetime_too_short(entry.issue_time, entry.expiration_time, wanted):
             self._report(entry, Reason.ISSUED, "")
@@ -445,6 +449,12 @@ class Worker:
                 upcoming if upcoming and math.isfinite(upcoming) else None,
             )
         )
+
+    def _stuck(self, key: ObjectKey, message: str) -> None:
+        entry = self._roster.entries.get(key)
+        if entry is not None:
+            self._event(entry, Level.ERROR, "unstored", Reason.RETRYING, message)
+            self._report(entry, Reason.RETRYING, message, busy=True)
 
     def _note(self, entry: Entry) -> Callable[[str], None]:
         return lambda message: self._event(entry, Level.WARNING, "note", Reason.ISSUED, message)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import socket
 import struct
@@ -39,11 +38,8 @@ LONGEST_WAIT: Final = 300.0
 """Seconds that one request may wait for its outcome."""
 LONGEST_PATH: Final = 107
 """Bytes of the address of a Unix socket (unix(7)), less the final zero."""
-ACCEPT_PAUSE: Final = 1.0
 SLACK: Final = 10.0
 """Seconds that a client allows beyond what the broker may wait."""
-
-log = logging.getLogger(__name__)
 
 _CREDENTIALS: Final = struct.Struct("3i")
 
@@ -72,38 +68,36 @@ class ControlServer:
                 f"Cannot listen on {self._state / SOCKET_NAME}: {os.strerror(error.errno or 0)}."
                 " Look at the free space, the owner and the mode of that directory."
             ) from error
+        listener.setblocking(False)
         self._listener = listener
-        self._accepting = asyncio.create_task(self._accept(), name="control")
+        asyncio.get_running_loop().add_reader(listener, self._accept)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._accepting.cancel()
+        asyncio.get_running_loop().remove_reader(self._listener)
         for task in self._connections:
             task.cancel()
-        await asyncio.gather(self._accepting, *self._connections, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
         self._listener.close()
         with contextlib.suppress(OSError):
             (self._state / SOCKET_NAME).unlink()
 
-    async def _accept(self) -> None:
+    def _accept(self) -> None:
         # Not asyncio's own server: before Python 3.13 it cannot be closed with the connections that it has accepted.
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(self._listener)
-            except OSError as error:  # such as too many open files: that passes
-                log.warning("the control socket could not accept a connection: %s", os.strerror(error.errno or 0))
-                await asyncio.sleep(ACCEPT_PAUSE)
-                continue
-            if len(self._connections) >= CONNECTIONS or _peer(connection) != os.geteuid():
-                connection.close()
-                continue
-            task = asyncio.create_task(self._serve(connection), name="control-connection")
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
-            task.add_done_callback(lambda _task, taken=connection: taken.close())  # type: ignore[misc]
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # the other side gave up, or too many files are open: it is tried again
+        connection.setblocking(False)
+        if len(self._connections) >= CONNECTIONS or not _is_ours(connection):
+            connection.close()
+            return
+        task = asyncio.create_task(self._serve(connection), name="control")
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        task.add_done_callback(lambda _task: connection.close())
 
     async def _serve(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=connection, limit=LONGEST_REQUEST)
@@ -194,11 +188,10 @@ class ControlClient:
         try:
             with _address(state) as address:
                 self._socket.connect(address)
-            ours = _peer(self._socket) == os.geteuid()
         except OSError as error:
             self._socket.close()
             raise NobodyAnswersError(f"no keyferry answers at {state / SOCKET_NAME}") from error
-        if not ours:
+        if not _is_ours(self._socket):
             self._socket.close()
             raise NobodyAnswersError(f"{state / SOCKET_NAME} belongs to another user")
         self._file = self._socket.makefile("rb")
@@ -284,10 +277,13 @@ def _address(state: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def _peer(connection: Any) -> int:
-    """Return the user id of the other side, as the kernel vouches for it."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(raw)[1])
+def _is_ours(connection: socket.socket) -> bool:
+    """Tell whether the other side is a process of our own user, as the kernel vouches."""
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:
+        return False
+    return bool(_CREDENTIALS.unpack(raw)[1] == os.geteuid())
 
 
 def _key(request: dict[str, Any]) -> ObjectKey:

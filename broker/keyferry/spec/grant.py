@@ -151,10 +151,10 @@ class Grant(CheckedModel):
 
     def mistakes(self) -> Iterator[Mistake]:
         """Find a member that is missing or another type's."""
-        yield from self.members(_GRANT_RULES)
+        yield from self.members(GRANT_RULES)
 
 
-_GRANT_RULES: Final = Union(
+GRANT_RULES: Final = Union(
     "type",
     {
         GrantType.CLIENT_CREDENTIALS: Members(),

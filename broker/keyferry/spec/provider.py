@@ -93,7 +93,7 @@ class Endpoints(Model):
     )
 
 
-_CLIENT_RULES: Final = Union(
+CLIENT_RULES: Final = Union(
     "authentication",
     {
         ClientAuthentication.CLIENT_SECRET_BASIC: Members(needs=("secrets_from",)),
@@ -148,7 +148,7 @@ class Client(CheckedModel):
             and self.authentication is not ClientAuthentication.CLIENT_ASSERTION
         ):
             yield Mistake(("id",), "is missing; a client needs id or idFrom")
-        yield from self.members(_CLIENT_RULES)
+        yield from self.members(CLIENT_RULES)
 
 
 class RefreshTokens(Model):
@@ -289,7 +289,7 @@ class TokenProviderSpec(CheckedModel):
 
     def mistakes(self) -> Iterator[Mistake]:
         """Find a member that is missing or another type's, and mutual TLS without a certificate."""
-        yield from self.members(_PROVIDER_RULES)
+        yield from self.members(PROVIDER_RULES)
         client = self.oauth.client if self.oauth is not None else None
         if (
             client is not None
@@ -301,7 +301,7 @@ class TokenProviderSpec(CheckedModel):
             )
 
 
-_PROVIDER_RULES: Final = Union(
+PROVIDER_RULES: Final = Union(
     "type",
     {
         ProviderType.OAUTH: Members(needs=("oauth",)),

@@ -51,8 +51,8 @@ FIXED_NAMES: Final[Mapping[FileFormat, tuple[str, ...]]] = {
     FileFormat.LABARCHIVES: ("labarchives.env",),
 }
 """What the formats without a name of their own write (the contract's table)."""
-_DIRECTORIES: Final = frozenset({".tiled", ".aiod"})
-_OWN_PREFIX: Final = ".keyferry"
+DIRECTORIES: Final = frozenset({".tiled", ".aiod"})
+OWN_PREFIX: Final = ".keyferry"
 
 
 def _check_template(text: str) -> str:
@@ -64,7 +64,7 @@ def _check_template(text: str) -> str:
 
 
 def _check_file_name(name: str) -> str:
-    if name.lower().startswith(_OWN_PREFIX) or name in _DIRECTORIES:
+    if name.lower().startswith(OWN_PREFIX) or name in DIRECTORIES:
         raise rule_error("is a name that Keyferry keeps for itself (.keyferry…, .tiled, .aiod)")
     return name
 
@@ -91,7 +91,7 @@ class TargetFile(CheckedModel):
 
     def mistakes(self) -> Iterator[Mistake]:
         """Each format has its own fields."""
-        yield from self.members(_FILE_RULES)
+        yield from self.members(FILE_RULES)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class TargetFile(CheckedModel):
         return (self.name,) if self.name is not None else FIXED_NAMES.get(self.format, ())
 
 
-_FILE_RULES: Final = Union(
+FILE_RULES: Final = Union(
     "format",
     {
         FileFormat.TOKEN: Members(needs=("name",)),

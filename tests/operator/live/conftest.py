@@ -1,0 +1,143 @@
+"""The operator over a real API server, with the fault-injecting issuer as its provider."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import kopf
+import pytest
+import yaml
+
+from keyferry.io.addresses import HostRule
+from keyferry.io.file_escrow import FileEscrow
+from keyferry_operator.crds import manifests
+from keyferry_operator.operator import Operator, OperatorSettings
+from tests.support.issuer import FaultIssuer
+from tests.support.kube_fixtures import cluster, namespace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tests.support.cluster import Cluster
+
+__all__ = ["cluster", "namespace"]
+
+GROUP = "keyferry.dev/v1alpha1"
+PATIENCE = 60.0
+
+
+@dataclass
+class Field:
+    """One namespace of a cluster, with an operator of its own that looks after it alone."""
+
+    cluster: Cluster
+    namespace: str
+    home: str
+    issuer: FaultIssuer
+    escrow: Path
+
+    def login(self) -> kopf.ConnectionInfo:
+        config = yaml.safe_load(self.cluster.kubeconfig.read_text())
+        kube, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        return kopf.ConnectionInfo(
+            server=kube["server"],
+            ca_path=kube.get("certificate-authority"),
+            ca_data=kube.get("certificate-authority-data"),
+            token=user.get("token"),
+            certificate_path=user.get("client-certificate"),
+            certificate_data=user.get("client-certificate-data"),
+            private_key_path=user.get("client-key"),
+            private_key_data=user.get("client-key-data"),
+        )
+
+    @contextlib.asynccontextmanager
+    async def operator(self) -> AsyncIterator[Operator]:
+        """Run an operator; it is stopped in good order at the end."""
+        settings = OperatorSettings(
+            namespace=self.home,
+            instance="test",
+            watch_namespaces=(self.namespace,),
+            allowed_hosts=(HostRule.parse("127.0.0.1"),),
+        )
+        with ThreadPoolExecutor(4) as executor:
+            escrow = FileEscrow(self.escrow, executor)
+            async with Operator(settings, self.login, escrow) as operator:
+                running = asyncio.create_task(operator.run())
+                try:
+                    yield operator
+                finally:
+                    operator.stop()
+                    await running
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        for document in documents:
+            document["metadata"]["namespace"] = self.namespace
+            self.cluster.api.apply(document, manager="user")
+
+    def provider(self, name: str = "issuer") -> dict[str, Any]:
+        return {
+            "apiVersion": GROUP,
+            "kind": "TokenProvider",
+            "metadata": {"name": name},
+            "spec": {
+                "type": "OAuth",
+                "oauth": {
+                    "issuer": self.issuer.issuer,
+                    "client": {"id": "bot", "secretsFrom": [{"secretKeyRef": {"name": "bot", "key": "secret"}}]},
+                },
+            },
+        }
+
+    def identity(self, name: str, **spec: Any) -> dict[str, Any]:
+        body = {"providerRef": {"name": "issuer"}, "grant": {"type": "ClientCredentials"}, **spec}
+        return {"apiVersion": GROUP, "kind": "ServiceIdentity", "metadata": {"name": name}, "spec": body}
+
+    def secret(self, name: str, hosts: str | None = None, *, label: bool = True, **values: str) -> dict[str, Any]:
+        host = self.issuer.url.removeprefix("http://") if hosts is None else hosts
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": name,
+                "labels": {"keyferry.dev/credential": "true"} if label else {},
+                "annotations": {"keyferry.dev/hosts": host},
+            },
+            "stringData": values,
+        }
+
+    def status(self, name: str) -> dict[str, Any]:
+        found = self.cluster.api.find(GROUP, "ServiceIdentity", name, self.namespace)
+        return dict((found or {}).get("status") or {})
+
+    def condition(self, name: str, kind: str = "Ready") -> dict[str, Any]:
+        return next((item for item in self.status(name).get("conditions", ()) if item["type"] == kind), {})
+
+    def target(self, name: str) -> dict[str, Any] | None:
+        return self.cluster.api.find("v1", "Secret", name, self.namespace)
+
+    async def until(self, what: Callable[[], object]) -> None:
+        """Wait until `what` is true; it may ask the API server, so it runs in a thread."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while not await asyncio.to_thread(what):
+            assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
+            await asyncio.sleep(0.2)
+
+
+@pytest.fixture
+def definitions(cluster: Cluster) -> Cluster:
+    for manifest in manifests():
+        cluster.api.apply(manifest, manager="user")
+    return cluster
+
+
+@pytest.fixture
+async def field(definitions: Cluster, tmp_path: Path) -> AsyncIterator[Field]:
+    with definitions.namespace("team") as team, definitions.namespace("keyferry") as home:
+        async with FaultIssuer() as issuer:
+            yield Field(definitions, team, home, issuer, tmp_path)
+
