@@ -87,6 +87,11 @@ IDENTITY_STATUS: Final = _object(
         code=_text("Code of the error, as the provider or Keyferry names it."),
         message=_text("What happened, and what helps."),
     ),
+    failure=_object(
+        "What Keyferry needs to know of the failure after a restart.",
+        retry=_text("Its class: Transient, Suspicious, InDoubt, NeedsConfiguration or NeedsPerson."),
+        cause=_text("Fingerprint of the spec and credentials that failed: when it changes, the wait is waived."),
+    ),
     lastHandledRenew=_text("Value of the annotation keyferry.dev/renew that was acted on last."),
     authorizedAs=_object(
         "Whose token it is, as far as the provider says.",

@@ -37,9 +37,7 @@ def populate(world: World, lifetime: int = 300) -> None:
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR, -120.0], ids=["ahead", "back", "a little back"])
-async def test_after_a_jump_everything_is_renewed_once_and_in_rate(
-    world: World, clock: FastClock, jump: float
-) -> None:
+async def test_after_a_jump_everything_is_renewed_once_and_in_rate(world: World, clock: FastClock, jump: float) -> None:
     populate(world)
     everybody = (*NAMES, "seeded")
     async with world.broker():

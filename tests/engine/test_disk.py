@@ -72,6 +72,17 @@ def remount(place: Path, mode: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{mode}", str(place)], check=True)
 
 
+@contextlib.contextmanager
+def read_only(place: Path) -> Iterator[None]:
+    """Make a directory read-only although files beside it are open for writing, which keeps a whole disk writable."""
+    subprocess.run(["mount", "--bind", str(place), str(place)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(place)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 def seeded(world: World) -> None:
     world.basics()
     world.issuer.service.settings.access_lifetime = 40
@@ -95,7 +106,9 @@ async def test_token_files_stay_as_they_are_and_follow_when_the_disk_is_back(
         await until(lambda: world.status("bot").revision >= revision + 2)
         status = world.status("bot")
         assert tree(out / "default") == before, "last-good files are whole"
-        await until(lambda: "the disk is full" in world.status("bot").message or "read-only" in world.status("bot").message)
+        await until(
+            lambda: "the disk is full" in world.status("bot").message or "read-only" in world.status("bot").message
+        )
         assert str(out) in world.status("bot").message
         assert status.next_attempt_time is not None
         assert not status.stalled()
@@ -109,6 +122,18 @@ async def test_token_files_stay_as_they_are_and_follow_when_the_disk_is_back(
     assert max(world.issuer.sent_refresh_tokens().values()) == 1
 
 
+@contextlib.contextmanager
+def unwritable(state: Path, trouble: str) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        if trouble == "full":
+            stack.callback(free, state)
+            fill(state)
+        else:
+            for name in ("records", "escrow"):
+                stack.enter_context(read_only(state / name))
+        yield
+
+
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 async def test_nothing_is_spent_while_the_state_cannot_be_written(
     world: World, disk: Callable[[str], Path], trouble: str
@@ -117,22 +142,15 @@ async def test_nothing_is_spent_while_the_state_cannot_be_written(
     seeded(world)
     async with world.broker():
         await world.fresh("bot")
-        await until(lambda: not world.status("bot").busy)
-        if trouble == "full":
-            fill(state)
-        else:
-            remount(state, "ro")
-        sent, before = len(world.requests()), tree(world.out)
-        await until(lambda: world.status("bot").failure_count >= 2)
-        status = world.status("bot")
-        assert len(world.requests()) == sent, "no claim, no request"
-        assert tree(world.out) == before
-        assert status.next_attempt_time is not None
-        assert str(state) in status.message
-        if trouble == "full":
-            free(state)
-        else:
-            remount(state, "rw")
+        await until(lambda: not world.busy("bot"))
+        with unwritable(state, trouble):
+            sent, before = len(world.requests()), tree(world.out)
+            await until(lambda: world.status("bot").failure_count >= 2)
+            status = world.status("bot")
+            assert len(world.requests()) == sent, "no claim, no request"
+            assert tree(world.out) == before
+            assert status.next_attempt_time is not None
+            assert str(state) in status.message
         await world.fresh("bot", revision=status.revision + 1)
     assert max(world.issuer.sent_refresh_tokens().values()) == 1
     assert not list((state / "escrow").glob("*"))
@@ -152,7 +170,7 @@ async def test_an_answer_that_finds_the_disk_full_is_kept_until_there_is_space(
         world.issuer.resume()
         await until(lambda: world.requests()[-1].outcome == "issued")
         await until(lambda: "cannot be stored" in " ".join(event.message for event in world.told.events))
-        assert world.status("bot").busy, "it holds the only copy of the next refresh token"
+        assert world.busy("bot"), "it holds the only copy of the next refresh token"
         assert world.token("bot")
         free(state)
         await world.fresh("bot", revision=2)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keyferry.errors import PublishError, RetryClass
+from keyferry.io.disk_errors import explain
 from keyferry.io.files import (
     TEMPORARY_PREFIX,
     Folder,
-    explain,
     read_file,
     split_relative,
     subfolders,

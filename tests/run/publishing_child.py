@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from keyferry.model import ObjectKey
-from keyferry.run.publisher import FilePublisher, Publication
+from keyferry.publication import Publication
+from keyferry.run.publisher import FilePublisher
 
 KEY = ObjectKey("crash", "loop")
 SIGNING_KEY = b"k" * 32

@@ -238,8 +238,7 @@ def shared_cluster(run: SharedRun) -> Cluster:
 
     def start() -> dict[str, Any]:
         control = prepare(run.directory, "cluster", shared_authority(run), Options())
-        control.start_etcd(run.lease)
-        control.start_api_server(run.lease)
+        control.start(run.lease)
         publish_keys(of(control).api)
         return {"port": control.port, "etcd_port": control.etcd_port}
 

@@ -175,8 +175,7 @@ def shared_node(run: SharedRun) -> Node:
 
     def start() -> dict[str, Any]:
         control = clusters.prepare(run.directory, "node", clusters.shared_authority(run), Options())
-        control.start_etcd(run.lease)
-        control.start_api_server(run.lease)
+        control.start(run.lease)
         control.start_controllers(run.lease, wait=False)
         control.start_scheduler(run.lease)
         cluster = clusters.of(control)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,11 @@ CONTROLLER_MANAGER, SCHEDULER, NODE_USER = (
 # Who may log in with a token of this control plane, and their groups beside ``system:authenticated``.
 USERS = {ADMIN: MASTERS, CONTROLLER_MANAGER: "", SCHEDULER: "", NODE_USER: NODES}
 START_TIMEOUT = 180.0
+# Runs a program that shares the lock on a file for as long as it lives: HOLD FILE PROGRAM…
+HOLD = (
+    "import fcntl, os, sys; file = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(file, fcntl.LOCK_SH); "
+    "os.set_inheritable(file, True); os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,18 @@ class ControlPlane:
         (self.files / "api-server-flags").write_text("\n".join(self._api_server_flags(options)))
         (self.files / "etcd-flags").write_text("" if options.fsync else "--unsafe-no-fsync")
 
+    @property
+    def etcd_lease(self) -> Path:
+        """The lease that etcd lives by. The API server holds it too, because without etcd it would not end in peace."""
+        return self.directory / f"{self.name}-etcd.lease"
+
+    def start(self, lease: Lease) -> None:
+        """Start etcd and the API server. Raises StartError."""
+        until_ready = Lease(self.etcd_lease)
+        self.start_etcd(until_ready)
+        self.start_api_server(lease)
+        until_ready.release()
+
     def start_etcd(self, lease: Lease) -> None:
         """Start etcd on the data it has. Raises StartError."""
         client, peer = (f"http://127.0.0.1:{port}" for port in (self.etcd_port, 0))
@@ -123,7 +141,8 @@ class ControlPlane:
         """Start the API server and return when it is ready. Raises StartError."""
         flags = (self.files / "api-server-flags").read_text().split("\n")
         program = kubernetes_binaries.control_plane() / "kube-apiserver"
-        self._start("kube-apiserver", [program, *flags], lease, f"{self.url}/readyz")
+        command = [sys.executable, "-I", "-c", HOLD, self.etcd_lease, program, *flags]
+        self._start("kube-apiserver", command, lease, f"{self.url}/readyz")
 
     def start_controllers(self, lease: Lease, *, wait: bool = True) -> None:
         """Start the controller manager; return when it works, or at once. Raises StartError."""
@@ -135,7 +154,7 @@ class ControlPlane:
             "--use-service-account-credentials=true",
             "--leader-elect=false",
             "--secure-port=0",
-            "--concurrent-gc-syncs=4",
+            f"--flex-volume-plugin-dir={self.files / 'volume-plugins'}",  # else it makes one below /usr
         ]
         account = f"{self.url}/api/v1/namespaces/default/serviceaccounts/default"
         self._start("kube-controller-manager", command, lease, account if wait else f"{self.url}/readyz")

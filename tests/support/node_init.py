@@ -22,7 +22,7 @@ from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
 # What containerd, runc and the kubelet would leave on the machine; hidden below file systems of the node's own.
-PRIVATE = ("/run", "/var/log", "/var/lib/cni", "/var/lib/kubelet", "/usr/libexec")
+PRIVATE = ("/run", "/var/log", "/var/lib/cni", "/var/lib/kubelet")
 INSIDE = "--inside"
 NAMESPACES = ("unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child=SIGKILL")
 SOCKET_TIMEOUT = 60.0
@@ -70,8 +70,8 @@ def inside(plan: dict[str, Any]) -> None:
     """Start the node's programs as the first process of the PID namespace; end when one of them ends, or on SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     for directory in PRIVATE:
-        if Path(directory).is_dir():
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", directory], check=True)
+        Path(directory).mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", directory], check=True)
     containerd = subprocess.Popen(plan["containerd"])
     _wait_for(Path(plan["socket"]))
     kubelet = subprocess.Popen(plan["kubelet"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from keyferry.cli.exits import CommandError, ExitCode
 from keyferry.cli.options import complain
 from keyferry.cli.outputs import PlainOutput
-from keyferry.cli.sessions import OwnBroker, RunningBroker, own_broker, session
+from keyferry.cli.sessions import HELD_FOR, POLL, OwnBroker, RunningBroker, own_broker, session
 from keyferry.errors import KeyferryError
 from keyferry.io.state_dir import StateHeld
 from keyferry.run.control import NobodyAnswersError
@@ -54,14 +55,19 @@ class Keeper:
 
     async def good_tokens(self, minimum: float | None, patience: float) -> list[dict[str, Any]]:
         """Wait until every identity has a token that lives long enough; return their places. Raises CommandError."""
-        try:
-            answers = await asyncio.gather(*(self._broker.want(key, minimum, patience) for key in self._keys))
-            for answer in answers:
-                if answer.outcome is not Outcome.DONE:
-                    raise CommandError.of(answer)
-            return [await self._broker.place(key) for key in self._keys]
-        except NobodyAnswersError as error:
-            raise CommandError(error.message, ExitCode.HELD) from error
+        deadline = time.monotonic() + HELD_FOR
+        while True:
+            try:
+                answers = await asyncio.gather(*(self._broker.want(key, minimum, patience) for key in self._keys))
+                for answer in answers:
+                    if answer.outcome is not Outcome.DONE:
+                        raise CommandError.of(answer)
+                return [await self._broker.place(key) for key in self._keys]
+            except NobodyAnswersError as error:
+                if time.monotonic() > deadline:
+                    raise CommandError(error.message, ExitCode.HELD) from error
+            await self._take_over()
+            await asyncio.sleep(POLL)
 
     def watch(self) -> None:
         """From now on, tell what goes wrong, and take over from a broker that is gone."""
@@ -96,8 +102,9 @@ class Keeper:
             )
         except StateHeld:
             return  # somebody is starting, or stopping
-        complain("the broker that kept the tokens fresh is gone; this keyferry goes on by itself")
-        self._listen()
+        if self._watching is not None:
+            complain("the broker that kept the tokens fresh is gone; this keyferry goes on by itself")
+            self._listen()
 
     def _listen(self) -> None:
         if isinstance(self._broker, OwnBroker):

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -159,15 +160,15 @@ class Options:
 
     def run_settings(self) -> RunSettings:
         """Return the settings of ``run`` itself, for which earlier runs do not count."""
-        given = LastRun(
-            **{name: getattr(self.given, name) for name in self.given.__slots__ if name != "namespace"},
-            namespace=self._namespace,
-        )
+        given = replace(self.given, namespace=self._namespace)
         return merged(given, LastRun(), state=self.state, out=default_out().absolute())
 
     def settings(self) -> RunSettings:
         """Return the settings of the other commands: what is not given is as in the last run on that state."""
-        return merged(self.given, LastRun.read(self.state), state=self.state, out=default_out().absolute())
+        last = LastRun.read(self.state)
+        if last.namespace is None:
+            last = replace(last, namespace=self._namespace)
+        return merged(self.given, last, state=self.state, out=default_out().absolute())
 
     def keys(self, names: Iterable[str]) -> list[ObjectKey]:
         """Return the identities that are meant, each once."""

@@ -13,7 +13,7 @@ from keyferry.io.files import read_file, subfolders
 from keyferry.model import ObjectKey
 from keyferry.record import loads
 from keyferry.run.failures import FailureFiles
-from keyferry.run.publisher import RECORD_NAME
+from keyferry.run.publication_record import RECORD_NAME
 from keyferry.run.resources import ResourceFiles
 from keyferry.spec.target import TargetType
 

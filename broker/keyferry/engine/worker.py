@@ -313,7 +313,7 @@ class Worker:
             )
 
     def _issued(self, entry: Entry) -> None:
-        """Report that all is well, that the files cannot be written, or that no token can ever satisfy the consumers."""
+        """Report that all is well, that files cannot be written, or that no token can ever satisfy consumers."""
         if entry.publish_failure is not None:
             self._report(entry, entry.publish_failure.reason, entry.publish_failure.message)
             return

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from keyferry.engine import IdentityStatus
+from keyferry.errors import Reason, RetryClass
+from keyferry.model import ObjectKey
+from keyferry.run.table import relative, render
+
+NOW = 1_000_000.0
+
+
+def status(name: str = "one", namespace: str = "default", **fields: Any) -> IdentityStatus:
+    fresh: dict[str, Any] = {
+        "reason": Reason.ISSUED,
+        "revision": 1,
+        "expiration_time": NOW + 252,
+        "renewal_time": NOW + 60,
+    }
+    return IdentityStatus(ObjectKey(namespace, name), "aiod", "ClientCredentials", **(fresh | fields))
+
+
+def text(*statuses: IdentityStatus, width: int = 140, height: int | None = None, wide: bool = False) -> str:
+    console = Console(width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(render(statuses, NOW, width=width, height=height, wide=wide))
+    return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        (None, "-"),
+        (0.2, "now"),
+        (4, "in 4s"),
+        (252, "in 4m 12s"),
+        (3 * 3600 + 5 * 60 + 7, "in 3h 5m"),
+        (2 * 86400 + 3600, "in 2d 1h"),
+        (-61, "1m 1s ago"),
+    ],
+)
+def test_times_are_relative(at: float | None, words: str) -> None:
+    assert relative(None if at is None else NOW + at, NOW) == words
+
+
+def test_a_row_tells_all() -> None:
+    failing = status(
+        "two",
+        reason=Reason.RETRYING,
+        retry=RetryClass.TRANSIENT,
+        message="connection refused",
+        next_attempt_time=NOW + 9,
+        expiration_time=NOW + 30,
+    )
+    lines = text(status(), failing).splitlines()
+    assert lines[1].split() == ["one", "aiod", "ClientCredentials", "Fresh", "in", "4m", "12s", "in", "1m", "0s"]
+    assert "Retrying" in lines[2]
+    assert "in 9s" in lines[2]
+    assert "connection refused" in lines[2]
+    assert lines[3] == "2 identities: 1 retrying, 1 fresh"
+
+
+def test_an_expired_token_is_expired_whatever_was_reported() -> None:
+    assert "Expired" in text(status(expiration_time=NOW - 5))
+
+
+def test_a_narrow_table_leaves_out_what_matters_least() -> None:
+    error = status(retry=RetryClass.TRANSIENT, message="connection refused")
+    for width, present, absent in ((80, "PROVIDER", "LAST ERROR"), (50, "EXPIRES", "PROVIDER")):
+        shown = text(error, width=width)
+        assert present in shown
+        assert absent not in shown
+        assert max(map(len, shown.splitlines())) <= width
+
+
+def test_a_long_error_takes_one_line_unless_all_of_it_is_wanted() -> None:
+    message = " ".join(["a long explanation"] * 30)
+    error = status(retry=RetryClass.TRANSIENT, message=message)
+    assert len(text(error).splitlines()) == 3
+    whole = text(error, wide=True)
+    assert whole.count("explanation") == 30
+
+
+def test_where_all_do_not_fit_the_urgent_ones_are_shown() -> None:
+    many = [status(f"fresh-{number}") for number in range(100)]
+    many.append(status("broken", retry=RetryClass.NEEDS_PERSON, message="log in"))
+    lines = text(*many, height=16).splitlines()
+    assert len(lines) <= 16
+    assert lines[1].startswith("broken")
+    assert "101 identities: 1 stalled, 100 fresh (91 more than fit here)" in lines[-1]
+
+
+def test_namespaces_are_shown_where_there_are_several() -> None:
+    assert "batch/one" in text(status(), status(namespace="batch"))
+    assert "default/one" not in text(status())
+
+
+def test_nothing_in_it_steers_the_terminal() -> None:
+    shown = text(status("one", retry=RetryClass.TRANSIENT, message="bad \x1b[2J\x07 [red]news[/red]"))
+    assert "\x1b[2J" not in shown
+    assert "\x07" not in shown
+    assert "[red]news[/red]" in shown
