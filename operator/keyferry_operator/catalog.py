@@ -39,6 +39,8 @@ class Catalog:
     identities: dict[ObjectKey, IdentityResource] = field(default_factory=dict)
     status: dict[ObjectKey, dict[str, object]] = field(default_factory=dict)
     """The status subresource as last seen or written."""
+    handled_renewals: dict[ObjectKey, str] = field(default_factory=dict)
+    """The value of the renew annotation that was acted on last; ``lastHandledRenew`` of the next status."""
     secrets: dict[ObjectKey, SeenSecret] = field(default_factory=dict)
     """By namespace and name of the Secret."""
 

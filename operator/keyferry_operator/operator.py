@@ -24,14 +24,16 @@ from keyferry_operator.catalog import Catalog
 from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, NAMESPACES, PROVIDERS, SECRETS, KubeClient
 from keyferry_operator.credentials import ClusterCredentials
 from keyferry_operator.errors import ApiError
-from keyferry_operator.names import CREDENTIAL_LABEL, KEYS_SECRET, MANAGED_LABEL, MANAGER, RENEW_ANNOTATION
+from keyferry_operator.leases import Election, Outcome
+from keyferry_operator.names import CREDENTIAL_LABEL, KEYS_SECRET, MANAGED_LABEL, MANAGER
 from keyferry_operator.publish import SecretPublisher
+from keyferry_operator.renewals import RenewalRequests
 from keyferry_operator.report import ClusterReporter
 from keyferry_operator.state import SecretStore
 from keyferry_operator.watch import Change, Reflector, ResourceWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     import kopf
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 
 SWEEP: Final = 600.0
 """Seconds between full lists: a watch that began anew tells nothing of what vanished meanwhile."""
+LIST_PAUSE: Final = 5.0
+"""Seconds until the first list is tried again."""
 ADVICE: Final = "the installation's providers.allowedHosts would allow {host}"
 
 
@@ -63,6 +67,8 @@ class OperatorSettings:
     )
     service_account_tokens: bool = False
     suspend_all: bool = False
+    leader_election: bool = False
+    """Work only while this replica holds the Lease; needs rights on it."""
     escrow: Path = Path("/var/lib/keyferry/escrow")
 
 
@@ -83,7 +89,8 @@ class Operator:
         self._token_file = token_file
         self.catalog = Catalog()
         self._inbox: asyncio.Queue[Change] = asyncio.Queue()
-        self._generations: dict[ObjectKey, str] = {}
+        self._stop_asked = asyncio.Event()
+        self._engine_started = False
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -107,7 +114,7 @@ class Operator:
         key = await self._keys()
         self._store = SecretStore(self.client, settings.namespace, self.catalog, origin=origin, digest_key=key)
         self._publisher = SecretPublisher(self.client, self.catalog, key=key, origin=origin)
-        self._reporter = ClusterReporter(self.client, self.catalog, instance=settings.instance)
+        self.reporter = ClusterReporter(self.client, self.catalog, instance=settings.instance)
         ports = Ports(
             store=self._store,
             escrow=self._escrow,
@@ -117,12 +124,13 @@ class Operator:
                 allow_service_account_tokens=settings.service_account_tokens,
             ),
             publisher=self._publisher,
-            reporter=self._reporter,
+            reporter=self.reporter,
             clock=SystemClock(),
             rng=random.SystemRandom(),
             addresses=self._addresses,
         )
         self.engine = Engine(ports, EngineSettings(holder=settings.instance, suspend_all=settings.suspend_all))
+        self._renewals = RenewalRequests(self.engine, self.catalog)
 
     def _addresses(self, resource: ProviderResource) -> AddressPolicy:
         """Private addresses are open, over TLS, to providers that an administrator wrote."""
@@ -163,22 +171,65 @@ class Operator:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """List everything, start the engine, and follow what changes, until ``stop``."""
-        for kind in self._kinds():
-            for namespace in self._where(kind):
-                async for body in self.client.pages(kind, namespace):
-                    self._declare(kind, body)
-        for namespace in self._where(SECRETS):
-            async for body in self.client.pages(SECRETS, namespace, labels=f"{MANAGED_LABEL}=true"):
-                self._publisher.see(body)
-        for held in await self.engine.start():
+    async def run(self) -> Outcome:
+        """Lead as soon as nobody else does, and work until ``stop`` is called or the lease is lost."""
+        if not self.settings.leader_election:
+            await self._until(asyncio.Event())
+            return Outcome.STOPPED
+        # Renewals of the lease must not wait for a connection behind ten thousand Secrets.
+        async with KubeClient(self._login(), token_file=self._token_file) as client:
+            election = Election(client, self.settings.namespace, self.settings.instance)
+            try:
+                if not await self._wait_for(election.acquire()):
+                    return Outcome.STOPPED
+                lost = asyncio.Event()
+                holding = asyncio.create_task(election.hold(), name="lease")
+                holding.add_done_callback(lambda _: lost.set())
+                try:
+                    await self._until(lost)
+                finally:
+                    holding.cancel()
+                    await asyncio.gather(holding, return_exceptions=True)
+                return Outcome.STOPPED if self._stop_asked.is_set() else Outcome.LOST
+            finally:
+                await election.release()
+
+    async def _wait_for(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Wait until ``work`` is done, or give it up at ``stop``; tell whether it is done."""
+        tasks = [asyncio.create_task(work), asyncio.create_task(self._stop_asked.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[0].done() and not self._stop_asked.is_set()
+        finally:
+            await _cancel(tasks)
+
+    async def _until(self, lost: asyncio.Event) -> None:
+        """Work until ``stop`` or ``lost``; what is being spent and committed then is finished first."""
+        working = asyncio.create_task(self._work(), name="operator")
+        ends = [asyncio.create_task(self._stop_asked.wait()), asyncio.create_task(lost.wait())]
+        try:
+            await asyncio.wait([working, *ends], return_when=asyncio.FIRST_COMPLETED)
+            self.engine.stop()
+            if not self._engine_started:  # it only reads so far
+                working.cancel()
+            await asyncio.wait([working])
+        finally:
+            await _cancel([working, *ends])
+        if not working.cancelled():
+            working.result()
+
+    async def _work(self) -> None:
+        """List everything, start the engine, and follow what changes."""
+        await self._list()
+        unknown = await self.engine.start()
+        self._engine_started = True
+        for held in unknown:
             await self._let_go(self.engine.let_go_record(held))
         watch = ResourceWatch(self._login, self.settings.watch_namespaces, self._kinds(), self._inbox.put_nowait)
         watch.start()
         tasks = [
             asyncio.create_task(self._follow(), name="changes"),
-            asyncio.create_task(self._reporter.run(), name="reporter"),
+            asyncio.create_task(self.reporter.run(), name="reporter"),
             asyncio.create_task(self._sweep(), name="sweep"),
             *(
                 asyncio.create_task(self._reflect(label), name=f"secrets {label}")
@@ -195,7 +246,25 @@ class Operator:
 
     def stop(self) -> None:
         """Start nothing new; ``run`` returns when spends and commits under way are done."""
+        self._stop_asked.set()
         self.engine.stop()
+
+    async def _list(self) -> None:
+        """Read what is declared and published, as soon as the API server tells."""
+        while True:
+            try:
+                for kind in self._kinds():
+                    for namespace in self._where(kind):
+                        async for body in self.client.pages(kind, namespace):
+                            self._declare(kind, body)
+                for namespace in self._where(SECRETS):
+                    async for body in self.client.pages(SECRETS, namespace, labels=f"{MANAGED_LABEL}=true"):
+                        self._publisher.see(body)
+            except ApiError as error:
+                log.warning("the resources could not be listed yet: %s", error)
+                await asyncio.sleep(LIST_PAUSE)
+            else:
+                return
 
     async def _reflect(self, label: str) -> None:
         reflector = Reflector(
@@ -231,7 +300,7 @@ class Operator:
             await self._gone(kind, {"metadata": {**body["metadata"], "uid": self.catalog.uid_of(key)}})
         self._declare(kind, body)
         if kind is IDENTITIES:
-            self._renew_on_request(key, body)
+            self._renewals.see(key, body)
 
     def _declare(self, kind: Kind, body: Object) -> None:
         loaded: Loaded = load_object(body, cluster_namespace=self.settings.namespace)
@@ -241,7 +310,9 @@ class Operator:
             self.engine.declare_provider(provider)
         for identity in loaded.identities:
             self.catalog.identities[identity.key] = identity
-            self.catalog.status[identity.key] = dict(body.get("status") or {})
+            status = dict(body.get("status") or {})
+            self.catalog.status[identity.key] = status
+            self.catalog.handled_renewals.setdefault(identity.key, str(status.get("lastHandledRenew") or ""))
             self.engine.declare_identity(identity)
         if loaded.problems and kind is IDENTITIES:
             self.engine.refuse_identity(_key(body), loaded.problems[0].as_error())
@@ -254,6 +325,7 @@ class Operator:
             await self._let_go(self.engine.drop_identity(key))
             self.catalog.identities.pop(key, None)
             self.catalog.status.pop(key, None)
+            self._renewals.forget(key)
             return
         name = "TokenProvider" if kind is PROVIDERS else "ClusterTokenProvider"
         namespace = key.namespace if kind is PROVIDERS else self.settings.namespace
@@ -279,15 +351,6 @@ class Operator:
                 self.engine.republish(before.identity)
         else:
             self.engine.credentials_changed([Reference(key.namespace, key.name)])
-
-    def _renew_on_request(self, key: ObjectKey, body: Object) -> None:
-        """``keyferry.dev/renew: <any new value>`` renews now."""
-        wanted = (body["metadata"].get("annotations") or {}).get(RENEW_ANNOTATION, "")
-        handled = str((body.get("status") or {}).get("lastHandledRenew") or "")
-        known = self._generations.get(key, handled)
-        if wanted and wanted != known and key in self.engine.roster.entries:
-            self._generations[key] = wanted
-            self.engine.renew(key)
 
     async def _sweep(self) -> None:
         """Compare with a full list now and then, against deletes that no watch told of."""
@@ -316,6 +379,12 @@ class Operator:
             await work
         except KeyferryError as error:
             log.warning("the private state of an identity that is gone could not be put away yet: %s", error)
+
+
+async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _key(body: Object) -> ObjectKey:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from keyferry.engine import Event, IdentityStatus
     from keyferry.model import ObjectKey
+    from keyferry.run.reporter import Listener
     from keyferry_operator.catalog import Catalog
     from keyferry_operator.client import KubeClient, Object
 
@@ -42,6 +43,8 @@ class ClusterReporter:
         self._dirty: dict[ObjectKey, IdentityStatus] = {}
         self._events: asyncio.Queue[Event] = asyncio.Queue(maxsize=1000)
         self._wake = asyncio.Event()
+        self.listeners: list[Listener] = []
+        """Who else is told of events: the log lines, the metrics."""
 
     def report(self, status: IdentityStatus) -> None:
         """Take note of a status; what is only passing is not written."""
@@ -55,7 +58,10 @@ class ClusterReporter:
 
     def event(self, event: Event) -> None:
         """Queue an Event for what a person should know; when too many come at once, the log has to do."""
-        log.log(_LEVELS[event.level], "%s: %s: %s", event.key or "-", event.reason, event.message)
+        for listener in self.listeners:
+            listener.event(event)
+        if not self.listeners:
+            log.log(_LEVELS[event.level], "%s: %s: %s", event.key or "-", event.reason, event.message)
         if event.key is None or event.event in QUIET or event.level is Level.DEBUG:
             return
         try:
@@ -97,6 +103,7 @@ class ClusterReporter:
         wanted = status_object(
             status, before, generation=resource.generation, secret=self._catalog.secret_key(status.key).name
         )
+        wanted["lastHandledRenew"] = self._catalog.handled_renewals.get(status.key) or None
         if {key: value for key, value in before.items() if value is not None} == {
             key: value for key, value in wanted.items() if value is not None
         }:

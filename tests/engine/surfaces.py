@@ -76,7 +76,7 @@ class Raised:
     """The text of every exception that passes through Keyferry's own code, with what caused it."""
 
     def __init__(self) -> None:
-        self.texts: list[str] = []
+        self.texts: set[str] = set()
         self._seen: deque[BaseException] = deque(maxlen=200)
 
     def __enter__(self) -> Self:
@@ -100,9 +100,12 @@ class Raised:
     def _inside(self, _: FrameType, event: str, detail: Any) -> Any:
         if event == "exception":
             error = detail[1]
-            if isinstance(error, BaseException) and not any(error is seen for seen in self._seen):
+            # Every coroutine ends with a StopIteration; what it carries is searched where it ends up.
+            if isinstance(error, BaseException) and not isinstance(error, StopIteration | StopAsyncIteration):
+                if any(error is seen for seen in self._seen):
+                    return self._inside
                 self._seen.append(error)
-                self.texts.append("".join(traceback.format_exception(error)) + repr(error) + repr(vars(error)))
+                self.texts.add("".join(traceback.format_exception(error)) + repr(error) + repr(vars(error)))
         return self._inside
 
 

@@ -13,11 +13,12 @@ import subprocess
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.support import kube_config, kubernetes_binaries
-from tests.support.kube_api import Api, Document, eventually
+from tests.support.kube_api import Api, ApiError, Document, eventually
 from tests.support.kube_audit import AuditLog
 from tests.support.kube_servers import ControlPlane, Options
 from tests.support.pki import Authority
@@ -123,11 +124,17 @@ class Cluster:
             self._empty(name)
 
     def _empty(self, namespace: str) -> None:
-        """Do the namespace controller's work."""
+        """Do the namespace controller's work; kinds come and go meanwhile, as other tests define them."""
+        gone = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+        self.api.forget_resources()
         for api_version in self._versions():
             for resource in self.api.resources(api_version):
                 if resource["namespaced"] and "deletecollection" in resource["verbs"]:
-                    self.api.delete_all(api_version, resource["kind"], namespace)
+                    try:
+                        self.api.delete_all(api_version, resource["kind"], namespace)
+                    except (ApiError, LookupError) as error:
+                        if isinstance(error, ApiError) and error.code not in gone:
+                            raise
         found = self.api.find("v1", "Namespace", namespace)
         if found is not None:
             self.api.replace({**found, "spec": {"finalizers": []}}, "finalize")

@@ -52,6 +52,7 @@ def guard(command: list[str], lease: Path) -> None:
             time.sleep(LOOK_EVERY)
         else:
             break
+    watched.close()  # or the guardians of other servers with this lease would wait until this one has ended
     _stop(server)
 
 

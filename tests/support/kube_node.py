@@ -246,10 +246,10 @@ def _plan(control: ControlPlane) -> dict[str, Any]:
 
 
 def _containerd(files: Path, network: Path) -> str:
-    """Return containerd's configuration."""
+    """Return containerd's configuration. Its images and containers are in memory, with the rest of ``/run``."""
     return f"""
 version = 2
-root = "{files / "containerd"}"
+root = "/run/containerd-root"
 state = "/run/containerd"
 disabled_plugins = ["io.containerd.internal.v1.opt"]
 [grpc]

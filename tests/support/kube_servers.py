@@ -141,7 +141,7 @@ class ControlPlane:
         """Start the API server and return when it is ready. Raises StartError."""
         flags = (self.files / "api-server-flags").read_text().split("\n")
         program = kubernetes_binaries.control_plane() / "kube-apiserver"
-        command = [sys.executable, "-I", "-c", HOLD, self.etcd_lease, program, *flags]
+        command: list[str | Path] = [sys.executable, "-I", "-c", HOLD, self.etcd_lease, program, *flags]
         self._start("kube-apiserver", command, lease, f"{self.url}/readyz")
 
     def start_controllers(self, lease: Lease, *, wait: bool = True) -> None:

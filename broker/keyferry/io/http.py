@@ -1,7 +1,8 @@
 """Sends what grants yield, and tells apart what was certainly not sent from what may have been.
 
-`HttpDriver` speaks HTTP/1.1 over aiohttp's connections. There are no redirects, no cookies, no decompression, no proxy
-environment and no hidden second try: a refresh token that is sent twice looks stolen (RFC 9700 4.14.2).
+`HttpDriver` speaks HTTP/1.1 with httpx's values over aiohttp's connections. httpx's client is left out on purpose: it
+logs whole URLs, keeps cookies and reads the proxy environment. There are no redirects, no cookies, no decompression
+and no hidden second try: a refresh token that is sent twice looks stolen (RFC 9700 4.14.2).
 
 Whether anything was sent is decided by one fact: the connection either was handed over for the request, or was not.
 """
@@ -13,10 +14,12 @@ import base64
 import contextlib
 import re
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
 from yarl import URL
 
 from keyferry.errors import Ambiguous, NotSent, Reason, RetryClass
@@ -53,16 +56,6 @@ class _Attempt:
     """The connection had served before, so the server may have been closing it."""
     answered: bool = False
     """The head of an answer came."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    """One request as it goes out."""
-
-    method: str
-    url: URL
-    headers: dict[str, str] = field(repr=False)
-    body: bytes | None = field(repr=False)
 
 
 _attempt: ContextVar[_Attempt] = ContextVar("_attempt")
@@ -104,13 +97,13 @@ class HttpDriver:
         self._max_body = max_body
         self._proxy = None if proxy is None else _Proxy.parse(proxy)
         connect = timeout / 2 if connect_timeout is None else connect_timeout
-        self._phases = aiohttp.ClientTimeout(connect=connect, sock_connect=connect, sock_read=timeout)
+        self._extensions = {"timeout": {"pool": connect, "connect": connect, "read": timeout}}
         self._resolver = GuardedResolver(
             policy, resolver or aiohttp.ThreadedResolver(), proxy=self._proxy.rule if self._proxy else None
         )
-        self._routes: dict[str, tuple[Target, URL]] = {}
-        self._kept = self._session(ssl_context, max_connections, reuse=True)
-        self._fresh = self._session(ssl_context, max_connections, reuse=False)
+        self._routes: dict[str, tuple[Target, httpx.URL]] = {}
+        self._kept = self._transport(ssl_context, max_connections, reuse=True)
+        self._fresh = self._transport(ssl_context, max_connections, reuse=False)
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """Send a request and return the whole answer, of whatever status.
@@ -120,19 +113,17 @@ class HttpDriver:
         `Ambiguous`, whose messages hold the host and the cause and nothing of the request.
         """
         target, url = self._route(request.url)
-        outgoing = _Outgoing(request.method, url, self._headers(request, target, url), request.body or None)
+        outgoing = self._outgoing(request, target, url)
         attempt = _Attempt()
         before = _attempt.set(attempt)
         try:
             async with asyncio.timeout(self._timeout):
                 answer = None if request.one_time else await self._send_kept(outgoing, attempt, target.host)
                 return answer or await self._exchange(self._fresh, outgoing, attempt, target.host)
-        except aiohttp.ClientError as exc:  # some of which are a TimeoutError, too
-            error = explain(_cause(exc), target.host, sent=attempt.connected)
         except TimeoutError:
             error = overdue(target.host, self._timeout, sent=attempt.connected)
-        except OSError as exc:
-            error = explain(exc, target.host, sent=attempt.connected)
+        except (aiohttp.ClientError, httpx.HTTPError, OSError) as exc:
+            error = explain(_cause(exc), target.host, sent=attempt.connected)
         finally:
             _attempt.reset(before)
         # Outside of the handlers, so that no library exception, which may hold the URL, comes along as its context.
@@ -140,15 +131,15 @@ class HttpDriver:
 
     async def close(self) -> None:
         """Close all connections. Call it when nothing is under way."""
-        await self._kept.close()
-        await self._fresh.close()
+        await self._kept.aclose()
+        await self._fresh.aclose()
         await self._resolver.close()
 
-    async def _send_kept(self, outgoing: _Outgoing, attempt: _Attempt, host: str) -> HttpResponse | None:
+    async def _send_kept(self, outgoing: httpx.Request, attempt: _Attempt, host: str) -> HttpResponse | None:
         """Return the answer, or None where a kept connection was found closed (RFC 9112 9.3.1)."""
         try:
             return await self._exchange(self._kept, outgoing, attempt, host)
-        except (aiohttp.ClientError, OSError) as exc:
+        except (aiohttp.ClientError, httpx.HTTPError, OSError) as exc:
             cause = _cause(exc)
             lost = isinstance(cause, aiohttp.ClientConnectionError | OSError) and not isinstance(cause, TimeoutError)
             if lost and attempt.reused and not attempt.answered:
@@ -156,46 +147,36 @@ class HttpDriver:
             raise
 
     async def _exchange(
-        self, session: aiohttp.ClientSession, outgoing: _Outgoing, attempt: _Attempt, host: str
+        self, transport: AiohttpTransport, outgoing: httpx.Request, attempt: _Attempt, host: str
     ) -> HttpResponse:
-        response = await session.request(
-            outgoing.method,
-            outgoing.url,
-            headers=outgoing.headers,
-            data=outgoing.body,
-            allow_redirects=False,
-            timeout=self._phases,
-            proxy=self._proxy.url if self._proxy is not None else None,
-            proxy_headers=self._proxy.headers() if self._proxy is not None else None,
-        )
+        response = await transport.handle_async_request(outgoing)
         attempt.answered = True
         try:
-            headers = _headers_of(response)
-            if headers.get("content-encoding", "identity") != "identity":
+            encoding = response.headers.get("content-encoding", "identity")
+            if encoding != "identity":
                 raise Ambiguous(f"{host}: the answer is compressed, which was not asked for", code="compressed")
             body = bytearray()
-            async for chunk in response.content.iter_any():
+            async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > self._max_body:
                     raise Ambiguous(f"{host}: the answer is larger than {self._max_body} bytes", code="too_large")
         finally:
             # The answer is whole, or an error is on its way that must not be replaced by a lesser one.
-            with contextlib.suppress(aiohttp.ClientError):
-                response.release()
-                await response.wait_for_close()
-        return HttpResponse(response.status, headers, bytes(body))
+            with contextlib.suppress(aiohttp.ClientError, httpx.HTTPError):
+                await response.aclose()
+        return HttpResponse(response.status_code, dict(response.headers), bytes(body))
 
-    def _route(self, url: str) -> tuple[Target, URL]:
+    def _route(self, url: str) -> tuple[Target, httpx.URL]:
         """Check a URL; remember the outcome for those few that are requested all the time and hold no secret."""
         known = self._routes.get(url)
         if known is None:
             target = self._policy.check_url(url)
-            known = target, URL(target.url)
+            known = target, httpx.URL(target.url)
             if "?" not in url and len(self._routes) < _ROUTES:
                 self._routes[url] = known
         return known
 
-    def _headers(self, request: HttpRequest, target: Target, url: URL) -> dict[str, str]:
+    def _outgoing(self, request: HttpRequest, target: Target, url: httpx.URL) -> httpx.Request:
         headers = {"user-agent": self._user_agent, "accept-encoding": "identity"}
         for name, value in request.headers.items():
             if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
@@ -210,9 +191,9 @@ class HttpDriver:
         if self._proxy is not None and self._proxy.authorization is not None and url.scheme == "http":
             # Without a tunnel the proxy reads the request itself.
             headers["proxy-authorization"] = self._proxy.authorization.reveal()
-        return headers
+        return httpx.Request(request.method, url, headers=headers, content=request.body, extensions=self._extensions)
 
-    def _session(self, ssl_context: ssl.SSLContext, max_connections: int, *, reuse: bool) -> aiohttp.ClientSession:
+    def _transport(self, ssl_context: ssl.SSLContext, max_connections: int, *, reuse: bool) -> AiohttpTransport:
         connector = aiohttp.TCPConnector(
             ssl=ssl_context,
             resolver=self._resolver,
@@ -221,14 +202,15 @@ class HttpDriver:
             force_close=not reuse,
             keepalive_timeout=_IDLE if reuse else None,
         )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
             trust_env=False,
             trace_configs=[_tracing()],
             middlewares=[_without_second_try],
         )
+        proxy = None if self._proxy is None else self._proxy.for_httpx()
+        return AiohttpTransport(verify=ssl_context, trust_env=False, proxy=proxy, client=session)
 
 
 async def drive(
@@ -270,23 +252,15 @@ class _Proxy:
             authorization = SecretValue(f"Basic {base64.b64encode(pair).decode()}")
         return cls(str(url.with_user(None)), rule, authorization)
 
-    def headers(self) -> dict[str, str]:
+    def for_httpx(self) -> httpx.Proxy:
         # As a header: handing over user and password is deprecated in aiohttp.
-        return {} if self.authorization is None else {"Proxy-Authorization": self.authorization.reveal()}
-
-
-def _headers_of(response: aiohttp.ClientResponse) -> dict[str, str]:
-    """Return the headers by their names in lower case, those that are repeated as one (RFC 9110 5.2)."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in response.raw_headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+        headers = {} if self.authorization is None else {"Proxy-Authorization": self.authorization.reveal()}
+        return httpx.Proxy(self.url, headers=headers)
 
 
 def _cause(exc: Exception) -> BaseException:
     """Return what aiohttp raised."""
-    while isinstance(exc, _Broken) and isinstance(exc.__cause__, Exception):
+    while isinstance(exc, httpx.HTTPError | _Broken) and isinstance(exc.__cause__, Exception):
         exc = exc.__cause__
     return exc
 

@@ -2,8 +2,9 @@
 
 Beside the files lies a record, ``.keyferry.json``. It names them and says of which identity and revision they are, and
 is signed with a key of the private state, so that an edited or copied record is noticed. It holds no token. The record
-always names at least the files that are there: it is written before the first of them and corrected after the last,
-so that a process killed in between never mistakes its own files for somebody else's.
+always names at least the files that are there, so that a process killed half-way never mistakes its own files for
+somebody else's: a first publication appears with its record at once, and a later one writes the record before the
+first changed file and again after the last.
 """
 
 from __future__ import annotations

@@ -1,0 +1,276 @@
+"""``keyferry operator``: its flags, and the life of its process."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import kopf
+import typer
+
+from keyferry.cli.exits import CommandError, ExitCode
+from keyferry.cli.options import leave, log_level
+from keyferry.cli.outputs import LinesOutput
+from keyferry.engine import Level
+from keyferry.io.addresses import HostRule
+from keyferry.io.file_escrow import FileEscrow
+from keyferry.run.metrics import MetricsServer, parse_address
+from keyferry_operator.errors import ApiError
+from keyferry_operator.leases import Outcome
+from keyferry_operator.operator import Operator, OperatorSettings
+
+log = logging.getLogger(__name__)
+
+TOKEN_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+"""Where the kubelet keeps a pod's own token fresh."""
+CONNECT_PAUSE: Final = 5.0
+"""Seconds until the API server is tried again at the start."""
+EXECUTOR_THREADS: Final = 4
+LOST: Final = 4
+"""Exit code after the lease was lost: not 0, so that Kubernetes starts the container again."""
+
+EXIT_HELP: Final = "Exit codes: 0 stopped as asked · 1 failed · 2 wrong usage · 4 another replica leads now"
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach the API server."""
+
+    info: kopf.ConnectionInfo
+    token_file: Path | None
+    """Read again and again, where the token is the pod's own."""
+
+
+@app.command(help=f"Keep the Secrets of a cluster's ServiceIdentities fresh, until stopped.\n\n{EXIT_HELP}")
+def operator(
+    *,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            envvar="POD_NAMESPACE",
+            help="The operator's own: private state, Lease, credentials of cluster providers.",
+            show_default=False,
+        ),
+    ] = None,
+    instance: Annotated[
+        str | None,
+        typer.Option(envvar="POD_NAME", help="Name of this replica. Default: the host's name.", show_default=False),
+    ] = None,
+    watch_namespace: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMESPACE", help="Look after this namespace only (repeatable). Default: all.", show_default=False
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST[:PORT]",
+            help="Permit plain HTTP, private and loopback addresses for that host (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    service_account_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--service-account-tokens/--no-service-account-tokens",
+            help="Let identities use tokens of labelled ServiceAccounts.",
+        ),
+    ] = False,
+    suspend_all: Annotated[
+        bool, typer.Option("--suspend-all", help="Exchange nothing: for the first start after a restore.")
+    ] = False,
+    escrow: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            envvar="KEYFERRY_ESCROW",
+            help="Keeps answers until they are committed; it should outlive a container.",
+        ),
+    ] = Path("/var/lib/keyferry"),
+    api_audience: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AUDIENCE",
+            help="One more audience that the API server accepts; no token is asked for it (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR",
+            envvar="KEYFERRY_METRICS",
+            help="Serve Prometheus metrics and /healthz on HOST:PORT.",
+            show_default=False,
+        ),
+    ] = None,
+    leader_election: Annotated[
+        bool,
+        typer.Option("--leader-election/--no-leader-election", help="Work only while this replica holds the Lease."),
+    ] = True,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            "--log-level",
+            metavar="LEVEL",
+            envvar="KEYFERRY_LOG_LEVEL",
+            help="debug, info, warning or error. Default: info.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run in the foreground."""
+    access = find_access()
+    where = namespace or access.info.default_namespace
+    if not where:
+        raise CommandError("say which namespace is the operator's own: --namespace, or POD_NAMESPACE", ExitCode.INVALID)
+    default = OperatorSettings(where, instance or socket.gethostname())
+    settings = OperatorSettings(
+        namespace=where,
+        instance=default.instance,
+        watch_namespaces=tuple(dict.fromkeys(watch_namespace or ())),
+        allowed_hosts=_hosts(allow_host or []),
+        api_audiences=default.api_audiences | frozenset(api_audience or ()),
+        service_account_tokens=service_account_tokens,
+        suspend_all=suspend_all,
+        leader_election=leader_election,
+        escrow=escrow,
+    )
+    _check_address(metrics)
+    leave(_run(settings, access, metrics, log_level(level, Level.INFO)))
+
+
+def find_access() -> Access:
+    """Return the pod's own access, else what KUBECONFIG or ``~/.kube/config`` says. Raises CommandError."""
+    settings = kopf.OperatorSettings()
+    try:
+        info = kopf.login_with_service_account(settings=settings)
+        if info is not None:
+            return Access(info, TOKEN_FILE)
+        info = kopf.login_with_kubeconfig(settings=settings)
+    except (kopf.LoginError, OSError, ValueError, LookupError, AttributeError) as error:
+        raise CommandError(f"the kubeconfig cannot be used: {type(error).__name__}", ExitCode.INVALID) from None
+    if info is None:
+        raise CommandError(
+            "there is no API server to talk to: this is no pod with a service account, and neither KUBECONFIG nor"
+            " ~/.kube/config names a cluster",
+            ExitCode.INVALID,
+        )
+    return Access(info, None)
+
+
+def _login() -> kopf.ConnectionInfo:
+    """Read the access afresh: tokens and certificates are rotated."""
+    return find_access().info
+
+
+def _hosts(texts: list[str]) -> tuple[HostRule, ...]:
+    try:
+        return tuple(HostRule.parse(text) for text in texts)
+    except ValueError as error:
+        raise CommandError(f"--allow-host: {error}", ExitCode.INVALID) from None
+
+
+def _check_address(metrics: str | None) -> None:
+    try:
+        parse_address(metrics if metrics is not None else "9464")
+    except ValueError as error:
+        raise CommandError(f"--metrics: {error}", ExitCode.INVALID) from None
+
+
+def _run(settings: OperatorSettings, access: Access, metrics: str | None, level: Level) -> int:
+    output = LinesOutput(level)
+    # Libraries stay at warnings: in their details stand whole Secrets.
+    logging.getLogger("keyferry_operator").setLevel(level.upper())
+    try:
+        with ThreadPoolExecutor(EXECUTOR_THREADS, thread_name_prefix="keyferry-escrow") as executor:
+            process = Operator(settings, _login, FileEscrow(settings.escrow, executor), token_file=access.token_file)
+            return asyncio.run(_live(process, metrics, output))
+    finally:
+        output.close()
+
+
+async def _live(process: Operator, metrics: str | None, output: LinesOutput) -> int:
+    """Run until a signal or until the lease is lost; return the exit code."""
+    stopping = asyncio.Event()
+    with _signals(stopping):
+        async with contextlib.AsyncExitStack() as stack:
+            if not await _connect(process, stopping):
+                return ExitCode.DONE
+            stack.push_async_exit(process.__aexit__)
+            process.reporter.listeners.append(output)
+            await stack.enter_async_context(_metrics(process, metrics))
+            running = asyncio.create_task(process.run())
+            asked = asyncio.create_task(stopping.wait())
+            await asyncio.wait([running, asked], return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+            process.stop()
+            outcome = await running
+    return LOST if outcome is Outcome.LOST else ExitCode.DONE
+
+
+async def _connect(process: Operator, stopping: asyncio.Event) -> bool:
+    """Wait until the API server answers; False where a signal came first.
+
+    To end instead would have Kubernetes wait longer and longer before each start, and answers in escrow with it.
+    """
+    while not stopping.is_set():
+        try:
+            await process.__aenter__()
+        except ApiError as error:
+            log.error("the operator cannot start yet: %s; trying again in %.0f s", error.message, CONNECT_PAUSE)  # noqa: TRY400 - its place says nothing
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_PAUSE):
+                    await stopping.wait()
+        else:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _signals(stopping: asyncio.Event) -> Iterator[None]:
+    """Let SIGTERM and SIGINT ask for an orderly end; a second SIGINT ends at once."""
+    loop = asyncio.get_running_loop()
+
+    def hear(number: int) -> None:
+        if stopping.is_set() and number == signal.SIGINT:
+            os._exit(128 + number)
+        if not stopping.is_set():
+            log.info("stopping: what is being spent and committed is finished first, for at most a minute")
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, hear, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def _metrics(process: Operator, address: str | None) -> AsyncIterator[None]:
+    if address is None:
+        yield
+        return
+    server = MetricsServer(process.engine, address)
+    await server.start()
+    process.reporter.listeners.append(server)
+    try:
+        log.info("metrics are at %s", server.url)
+        yield
+    finally:
+        process.reporter.listeners.remove(server)
+        await server.close()

@@ -1,0 +1,174 @@
+"""Two replicas on a real API server: one works, the other takes over; and a renewal that somebody asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from keyferry.demo.clients import AuthMethod, Client, Grant
+from keyferry_operator.leases import LEASE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tests.operator.live.conftest import Field
+
+pytestmark = pytest.mark.cluster
+
+SECRET = "s3cret of the bot"
+PROGRAM = "import sys; from keyferry_operator.command import app; app(args=sys.argv[1:])"
+TAKEOVER = 30.0
+HANDOVER = 10.0
+
+
+def _bot(field: Field) -> None:
+    field.issuer.clients.add(
+        Client("bot", secrets=(SECRET,), methods=(AuthMethod.BASIC,), grants=(Grant.CLIENT_CREDENTIALS,))
+    )
+    field.issuer.service.settings.access_lifetime = 3600.0
+    field.apply(field.provider(), field.secret("bot", secret=SECRET), field.identity("nightly"))
+
+
+class Replica:
+    """A `keyferry operator` of its own process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, name: str, log: Path) -> None:
+        self.process = process
+        self.name = name
+        self.log = log
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def says(self, words: str) -> bool:
+        return any(words in line["message"] for line in self.lines())
+
+    def leads(self) -> bool:
+        return self.says("this replica leads")
+
+    async def ends(self) -> int:
+        async with asyncio.timeout(60):
+            return await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def _replica(field: Field, name: str, directory: Path, *flags: str) -> AsyncIterator[Replica]:
+    log = directory / f"{name}.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PROGRAM),
+            *("--namespace", field.home, "--instance", name, "--watch-namespace", field.namespace),
+            *("--allow-host", "127.0.0.1", "--escrow", str(directory / name), *flags),
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "KUBECONFIG": str(field.cluster.kubeconfig)},
+        )
+    try:
+        yield Replica(process, name, log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _holder(field: Field) -> str:
+    found = field.cluster.api.find("coordination.k8s.io/v1", "Lease", LEASE, field.home)
+    return str(((found or {}).get("spec") or {}).get("holderIdentity") or "")
+
+
+def _annotate(field: Field, value: str) -> None:
+    found = field.cluster.api.find("keyferry.dev/v1alpha1", "ServiceIdentity", "nightly", field.namespace)
+    assert found is not None
+    field.cluster.api.patch(found, {"metadata": {"annotations": {"keyferry.dev/renew": value}}})
+
+
+async def _seconds_until(field: Field, what: Callable[[], object]) -> float:
+    begun = asyncio.get_running_loop().time()
+    await field.until(what)
+    return asyncio.get_running_loop().time() - begun
+
+
+def _ready(field: Field, revision: int) -> bool:
+    return field.condition("nightly").get("status") == "True" and field.status("nightly").get("revision") == revision
+
+
+async def test_a_killed_leader_is_replaced_and_nothing_is_exchanged_anew(field: Field, tmp_path: Path) -> None:
+    _bot(field)
+    async with _replica(field, "first", tmp_path) as first:
+        await field.until(lambda: _ready(field, 1))
+        async with _replica(field, "second", tmp_path) as second:
+            await field.until(lambda: second.says("this replica stands by"))
+            assert _holder(field).startswith("first_")
+            first.process.send_signal(signal.SIGKILL)
+            await first.process.wait()
+            assert await _seconds_until(field, lambda: _holder(field).startswith("second_")) <= TAKEOVER
+            assert len(field.issuer.issued) == 1
+            _annotate(field, "now")
+            await field.until(lambda: _ready(field, 2))
+            assert len(field.issuer.issued) == 2
+            assert SECRET not in first.log.read_text() + second.log.read_text()
+            assert not any(token.value in second.log.read_text() for token in field.issuer.issued)
+
+
+async def test_a_stopped_leader_hands_over_at_once(field: Field, tmp_path: Path) -> None:
+    _bot(field)
+    async with _replica(field, "first", tmp_path) as first:
+        await field.until(lambda: _ready(field, 1))
+        async with _replica(field, "second", tmp_path) as second:
+            await field.until(lambda: second.says("this replica stands by"))
+            first.process.send_signal(signal.SIGTERM)
+            assert await first.ends() == 0
+            assert await _seconds_until(field, second.leads) <= HANDOVER
+            second.process.send_signal(signal.SIGTERM)
+            assert await second.ends() == 0
+    assert _holder(field) == ""
+    assert len(field.issuer.issued) == 1
+
+
+async def test_a_standby_can_be_stopped(field: Field, tmp_path: Path) -> None:
+    _bot(field)
+    async with (
+        _replica(field, "first", tmp_path) as first,
+        _replica(field, "second", tmp_path) as second,
+    ):
+        await field.until(lambda: first.leads() or second.leads())
+        leader, standby = (first, second) if first.leads() else (second, first)
+        await field.until(lambda: standby.says("this replica stands by"))
+        standby.process.send_signal(signal.SIGTERM)
+        assert await standby.ends() == 0
+        assert _holder(field).startswith(f"{leader.name}_")
+
+
+async def test_a_leader_that_lost_its_lease_ends_so_that_it_is_started_again(field: Field, tmp_path: Path) -> None:
+    _bot(field)
+    async with _replica(field, "first", tmp_path) as first:
+        await field.until(lambda: _ready(field, 1))
+        lease = field.cluster.api.find("coordination.k8s.io/v1", "Lease", LEASE, field.home)
+        assert lease is not None
+        field.cluster.api.patch(lease, {"spec": {"holderIdentity": "somebody"}})
+        assert await first.ends() == 4
+        assert first.says("somebody leads now")
+    assert _holder(field) == "somebody"
+
+
+async def test_a_renewal_is_made_once_over_a_restart(field: Field) -> None:
+    _bot(field)
+    async with field.operator():
+        await field.until(lambda: _ready(field, 1))
+        _annotate(field, "please")
+        await field.until(lambda: field.status("nightly").get("lastHandledRenew") == "please")
+        await field.until(lambda: _ready(field, 2))
+    version = field.status("nightly")
+    async with field.operator():
+        field.apply(field.identity("later"))
+        await field.until(lambda: field.condition("later").get("status") == "True")
+    assert field.status("nightly") == version
+    assert len(field.issuer.issued) == 3
