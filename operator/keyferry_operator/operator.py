@@ -48,6 +48,8 @@ SWEEP: Final = 600.0
 """Seconds between full lists: a watch that began anew tells nothing of what vanished meanwhile."""
 LIST_PAUSE: Final = 5.0
 """Seconds until the first list is tried again."""
+LAST_WORDS: Final = 5.0
+"""Seconds that the last statuses and Events are given when the operator stops."""
 ADVICE: Final = "the installation's providers.allowedHosts would allow {host}"
 
 
@@ -69,7 +71,8 @@ class OperatorSettings:
     suspend_all: bool = False
     leader_election: bool = False
     """Work only while this replica holds the Lease; needs rights on it."""
-    escrow: Path = Path("/var/lib/keyferry/escrow")
+    escrow: Path = Path("/var/lib/keyferry")
+    """Root of the ``FileEscrow``."""
 
 
 class Operator:
@@ -238,6 +241,8 @@ class Operator:
         ]
         try:
             await self.engine.run()
+            if self._stop_asked.is_set():  # else another replica tells by now
+                await self.reporter.flush(LAST_WORDS)
         finally:
             for task in tasks:
                 task.cancel()

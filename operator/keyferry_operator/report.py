@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import uuid
@@ -43,6 +44,7 @@ class ClusterReporter:
         self._dirty: dict[ObjectKey, IdentityStatus] = {}
         self._events: asyncio.Queue[Event] = asyncio.Queue(maxsize=1000)
         self._wake = asyncio.Event()
+        self._busy: set[asyncio.Task[None]] = set()
         self.listeners: list[Listener] = []
         """Who else is told of events: the log lines, the metrics."""
 
@@ -81,8 +83,16 @@ class ClusterReporter:
         """Write statuses and Events until cancelled."""
         await asyncio.gather(self._write_statuses(), self._write_events())
 
+    async def flush(self, patience: float) -> None:
+        """Wait, for ``patience`` seconds at most, until what was noted is written."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._dirty or self._busy:  # noqa: ASYNC110 - for the last seconds of a process
+                    await asyncio.sleep(0.02)
+                await self._events.join()
+
     async def _write_statuses(self) -> None:
-        busy: set[asyncio.Task[None]] = set()
+        busy = self._busy
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -124,14 +134,20 @@ class ClusterReporter:
     async def _write_events(self) -> None:
         while True:
             event = await self._events.get()
-            resource = self._catalog.identities.get(event.key) if event.key is not None else None
-            if resource is None or event.key is None:
-                continue
-            body = _event_object(event, resource.uid, self._instance)
             try:
-                await self._client.create(EVENTS, event.key.namespace, body)
-            except ApiError as error:
-                log.warning("an Event for %s could not be written: %s", event.key, error)
+                await self._write_event(event)
+            finally:
+                self._events.task_done()
+
+    async def _write_event(self, event: Event) -> None:
+        resource = self._catalog.identities.get(event.key) if event.key is not None else None
+        if resource is None or event.key is None:
+            return
+        body = _event_object(event, resource.uid, self._instance)
+        try:
+            await self._client.create(EVENTS, event.key.namespace, body)
+        except ApiError as error:
+            log.warning("an Event for %s could not be written: %s", event.key, error)
 
 
 _LEVELS: Final = {

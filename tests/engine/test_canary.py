@@ -148,7 +148,14 @@ async def suffer(world: World, broker: LocalBroker) -> None:
             await broker._reload(changed=True)
         told = len(world.told.statuses)
         world.renew(name)
-        await until(functools.partial(over, world, broker, name, told))
+        try:
+            await until(functools.partial(over, world, broker, name, told), 8)
+        except AssertionError:
+            print("STUCKK", fault.kind, name, len(world.told.statuses)-told, broker.engine.queue_depth(), world.busy(name))
+            for s in broker.engine.statuses(): print("STUCKK", s.key.name,s.revision,s.reason,s.message[:100],world.busy(s.key.name), (s.next_attempt_time or 0)-world.clock.now(), broker.engine._agenda.time_of(s.key)-world.clock.now(), s.key in broker.engine._queue)
+            print("STUCKK", [ (l._tokens,l.busy,l._closed_until-world.clock.monotonic(), l._breaker, l.wait(world.clock.monotonic())) for l in broker.engine.lanes().values()])
+            for t in asyncio.all_tasks(): print("STUCKK",t)
+            raise
     world.issuer.faults.clear()
 
 

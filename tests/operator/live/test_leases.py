@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from keyferry.demo.clients import AuthMethod, Client, Grant
 from keyferry_operator.leases import LEASE
+from tests.support.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -145,6 +148,32 @@ async def test_a_standby_can_be_stopped(field: Field, tmp_path: Path) -> None:
         standby.process.send_signal(signal.SIGTERM)
         assert await standby.ends() == 0
         assert _holder(field).startswith(f"{leader.name}_")
+
+
+async def test_what_is_being_exchanged_when_the_leader_is_stopped_is_finished(field: Field, tmp_path: Path) -> None:
+    field.issuer.faults.add(Fault(FaultKind.LATENCY, times=1, delay=3.0))
+    _bot(field)
+    async with _replica(field, "first", tmp_path) as first:
+        await field.until(lambda: any(request.path == "/token" for request in field.issuer.requests))
+        assert not field.target("nightly")
+        first.process.send_signal(signal.SIGTERM)
+        assert await first.ends() == 0
+    assert field.target("nightly")
+    assert _ready(field, 1)
+    assert len(field.issuer.issued) == 1
+
+
+async def test_metrics_are_served(field: Field, tmp_path: Path) -> None:
+    _bot(field)
+    async with _replica(field, "first", tmp_path, "--metrics", "127.0.0.1:0") as first, httpx.AsyncClient() as client:
+        await field.until(lambda: _ready(field, 1))
+        url = next(line["message"] for line in first.lines() if "metrics are at" in line["message"]).rsplit(" ", 1)[-1]
+        assert (await client.get(url.replace("/metrics", "/healthz"))).status_code == 200
+        text = (await client.get(url)).text
+        assert f'keyferry_identity_ready{{identity="nightly",namespace="{field.namespace}"}} 1' in text
+        assert 'keyferry_renewals_total{provider="' in text
+        assert re.search(r'keyferry_renewals_total\{.*result="success"\} 1\.0', text)
+        assert any(line["event"] == "obtained" and line["identity"] == "nightly" for line in first.lines())
 
 
 async def test_a_leader_that_lost_its_lease_ends_so_that_it_is_started_again(field: Field, tmp_path: Path) -> None:
