@@ -16,17 +16,18 @@ COPY operator operator
 # The environment gets no pip of its own. Modules are compiled now: the root of the container is read-only later.
 RUN python3 -m pip wheel --quiet --no-deps --wheel-dir /wheels . \
  && python3 -m venv --without-pip /opt/keyferry \
- && python3 -m pip --python /opt/keyferry/bin/python3 install --quiet --compile "$(echo /wheels/keyferry-*.whl)[operator]" \
- && find /opt/keyferry -type d -name tests -prune -exec rm -rf {} +
+ && python3 -m pip --python /opt/keyferry/bin/python3 install --quiet --compile "$(echo /wheels/keyferry-*.whl)[operator]"
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Keyferry" \
       org.opencontainers.image.description="A credential broker that keeps the tokens of workloads fresh" \
       org.opencontainers.image.licenses="Apache-2.0"
 # Nothing is installed in a running container, so what installs is left out.
-RUN rm -rf /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/site-packages/setuptools* \
-           /usr/local/lib/python3*/site-packages/wheel* /usr/local/lib/python3*/ensurepip /usr/local/bin/pip* \
-           /usr/lib/python3/dist-packages/pip* /usr/lib/python3*/ensurepip /usr/bin/pip* \
+RUN for packages in /usr/local/lib/python3*/site-packages /usr/lib/python3/dist-packages; do \
+      rm -rf "$packages"/pip* "$packages"/setuptools* "$packages"/pkg_resources* "$packages"/wheel* \
+             "$packages"/_distutils_hack "$packages"/distutils-precedence.pth; \
+    done \
+ && rm -rf /usr/local/lib/python3*/ensurepip /usr/lib/python3*/ensurepip /usr/local/bin/pip* /usr/bin/pip* \
  && echo 'keyferry:x:65532:65532:Keyferry:/tmp:/usr/sbin/nologin' >> /etc/passwd \
  && echo 'keyferry:x:65532:' >> /etc/group \
  && mkdir -p /var/lib/keyferry \

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Annotated, Final
 
 import kopf
 import typer
+from aiohttp import web
 
 from keyferry.cli.exits import CommandError, ExitCode
 from keyferry.cli.options import leave, log_level
@@ -112,7 +114,7 @@ def operator(
         typer.Option(
             metavar="ADDR",
             envvar="KEYFERRY_METRICS",
-            help="Serve Prometheus metrics and /healthz on HOST:PORT.",
+            help="Serve Prometheus metrics, /healthz and /readyz on HOST:PORT.",
             show_default=False,
         ),
     ] = None,
@@ -158,6 +160,11 @@ def find_access() -> Access:
     try:
         info = kopf.login_with_service_account(settings=settings)
         if info is not None:
+            # The address that the kubelet gave each pod works without the cluster's DNS, too.
+            host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+            if host:
+                address = f"[{host}]" if ":" in host else host
+                info = dataclasses.replace(info, server=f"https://{address}:{port}")
             return Access(info, TOKEN_FILE)
         info = kopf.login_with_kubeconfig(settings=settings)
     except (kopf.LoginError, OSError, ValueError, LookupError, AttributeError) as error:
@@ -260,12 +267,26 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+class _Probes(MetricsServer):
+    """Metrics and ``/healthz``, and ``/readyz``: a standby is ready too, else no rollout would ever end."""
+
+    def __init__(self, process: Operator, address: str) -> None:
+        super().__init__(process.engine, address)
+        self._process = process
+
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
+        if request.path != "/readyz" or request.method not in {"GET", "HEAD"}:
+            return await super()._handle(request)
+        ready = self._process.ready
+        return web.Response(status=200 if ready else 503, text="ok\n" if ready else "not ready\n")
+
+
 @contextlib.asynccontextmanager
 async def _metrics(process: Operator, address: str | None) -> AsyncIterator[None]:
     if address is None:
         yield
         return
-    server = MetricsServer(process.engine, address)
+    server = _Probes(process, address)
     await server.start()
     process.reporter.listeners.append(server)
     try:

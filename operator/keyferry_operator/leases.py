@@ -14,13 +14,15 @@ import random
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from keyferry.io.clock import SystemClock
 from keyferry_operator.client import LEASES
 from keyferry_operator.errors import ApiError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from keyferry.io.clock import Clock
     from keyferry_operator.client import Kind, Object
 
@@ -237,6 +239,23 @@ class Election:
         self._body = await write(LEASES, self._namespace, wanted)
         self._seen = self._seen.then(Claim.of(self._body), self._now())
         return True
+
+
+async def done_before(work: Coroutine[Any, Any, None], end: asyncio.Event) -> bool:
+    """Wait until ``work`` is done, or give it up at ``end``; tell whether it was done first."""
+    task, ending = asyncio.create_task(work), asyncio.create_task(end.wait())
+    try:
+        await asyncio.wait([task, ending], return_when=asyncio.FIRST_COMPLETED)
+        return task.done() and not end.is_set()
+    finally:
+        await cancelled(task, ending)
+
+
+async def cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _told(error: Exception) -> str:

@@ -18,13 +18,13 @@ from keyferry.errors import KeyferryError
 from keyferry.io.addresses import AddressPolicy, HostRule
 from keyferry.io.clock import SystemClock
 from keyferry.model import ObjectKey
-from keyferry.spec.provider import TokenProviderSpec
+from keyferry.spec.provider import ClusterTokenProviderSpec, TokenProviderSpec
 from keyferry.spec.resources import load_object
 from keyferry_operator.catalog import Catalog
 from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, NAMESPACES, PROVIDERS, SECRETS, KubeClient
 from keyferry_operator.credentials import ClusterCredentials
 from keyferry_operator.errors import ApiError
-from keyferry_operator.leases import Election, Outcome
+from keyferry_operator.leases import Election, Outcome, cancelled, done_before
 from keyferry_operator.names import CREDENTIAL_LABEL, KEYS_SECRET, MANAGED_LABEL, MANAGER
 from keyferry_operator.publish import SecretPublisher
 from keyferry_operator.renewals import RenewalRequests
@@ -33,7 +33,7 @@ from keyferry_operator.state import SecretStore
 from keyferry_operator.watch import Change, Reflector, ResourceWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
     from types import TracebackType
 
     import kopf
@@ -93,7 +93,7 @@ class Operator:
         self.catalog = Catalog()
         self._inbox: asyncio.Queue[Change] = asyncio.Queue()
         self._stop_asked = asyncio.Event()
-        self._engine_started = False
+        self._standing_by = self._engine_started = False
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -131,6 +131,7 @@ class Operator:
             clock=SystemClock(),
             rng=random.SystemRandom(),
             addresses=self._addresses,
+            admits=admits,
         )
         self.engine = Engine(ports, EngineSettings(holder=settings.instance, suspend_all=settings.suspend_all))
         self._renewals = RenewalRequests(self.engine, self.catalog)
@@ -183,8 +184,10 @@ class Operator:
         async with KubeClient(self._login(), token_file=self._token_file) as client:
             election = Election(client, self.settings.namespace, self.settings.instance)
             try:
-                if not await self._wait_for(election.acquire()):
+                self._standing_by = True
+                if not await done_before(election.acquire(), self._stop_asked):
                     return Outcome.STOPPED
+                self._standing_by = False
                 lost = asyncio.Event()
                 holding = asyncio.create_task(election.hold(), name="lease")
                 holding.add_done_callback(lambda _: lost.set())
@@ -197,15 +200,6 @@ class Operator:
             finally:
                 await election.release()
 
-    async def _wait_for(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Wait until ``work`` is done, or give it up at ``stop``; tell whether it is done."""
-        tasks = [asyncio.create_task(work), asyncio.create_task(self._stop_asked.wait())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return tasks[0].done() and not self._stop_asked.is_set()
-        finally:
-            await _cancel(tasks)
-
     async def _until(self, lost: asyncio.Event) -> None:
         """Work until ``stop`` or ``lost``; what is being spent and committed then is finished first."""
         working = asyncio.create_task(self._work(), name="operator")
@@ -217,7 +211,7 @@ class Operator:
                 working.cancel()
             await asyncio.wait([working])
         finally:
-            await _cancel([working, *ends])
+            await cancelled(working, *ends)
         if not working.cancelled():
             working.result()
 
@@ -242,7 +236,7 @@ class Operator:
         try:
             await self.engine.run()
             if self._stop_asked.is_set():  # else another replica tells by now
-                await self.reporter.flush(LAST_WORDS)
+                await asyncio.gather(self.reporter.flush(LAST_WORDS), watch.stop())
         finally:
             for task in tasks:
                 task.cancel()
@@ -253,6 +247,11 @@ class Operator:
         """Start nothing new; ``run`` returns when spends and commits under way are done."""
         self._stop_asked.set()
         self.engine.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it works, or would at once if the leader ended."""
+        return (self._standing_by or self._engine_started) and not self._stop_asked.is_set()
 
     async def _list(self) -> None:
         """Read what is declared and published, as soon as the API server tells."""
@@ -386,10 +385,23 @@ class Operator:
             log.warning("the private state of an identity that is gone could not be put away yet: %s", error)
 
 
-async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+def admits(namespace: str, provider: ProviderResource) -> str:
+    """Tell why identities of a namespace may not use a provider; nothing where they may.
+
+    Selecting namespaces by label needs a watch of namespaces, which is not built yet; until then it selects none.
+    """
+    if not isinstance(provider.spec, ClusterTokenProviderSpec):
+        return ""
+    selector = provider.spec.namespace_selector
+    if selector is not None and not selector.match_labels:
+        return ""
+    why = (
+        "has no namespaceSelector" if selector is None else "selects namespaces by label, which this version cannot do"
+    )
+    return (
+        f"ClusterTokenProvider {provider.key.name} {why}, so it is not offered to namespace {namespace}. Its"
+        " administrator can offer it to every namespace with `namespaceSelector: {}`."
+    )
 
 
 def _key(body: Object) -> ObjectKey:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 KINDS: Final[tuple[Kind, ...]] = (PROVIDERS, CLUSTER_PROVIDERS, IDENTITIES)
 RESTART_PAUSE: Final = 5.0
+TLS_END: Final = 0.1
+"""Seconds for which the loop goes on after kopf, which does not wait until its connections are closed."""
 GONE: Final = 410
 
 
@@ -84,14 +86,17 @@ class ResourceWatch:
         for kind in self._kinds:
             kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(self._forwarder(kind))
         kopf.on.login(registry=registry)(lambda **_: self._login())
-        await kopf.operator(
-            registry=registry,
-            settings=_settings(),
-            standalone=True,
-            clusterwide=not self._namespaces,
-            namespaces=self._namespaces,
-            stop_flag=self._stop,
-        )
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=_settings(),
+                standalone=True,
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+                stop_flag=self._stop,
+            )
+        finally:
+            await asyncio.sleep(TLS_END)
 
     def _forwarder(self, kind: Kind) -> Callable[..., None]:
         def forward(type: str | None, body: Any, **_: Any) -> None:  # noqa: A002 - kopf names it so

@@ -10,7 +10,7 @@ class FastClock:
     """`keyferry.io.clock.Clock` at `speed` seconds a second, so that minutes of backoff pass in a test."""
 
     def __init__(self, speed: float = 8.0) -> None:
-        self._speed = speed
+        self.speed = speed
         self._begun = time.monotonic()
         self._wall = time.time()
         self.sleeps = 0
@@ -27,11 +27,11 @@ class FastClock:
 
     async def sleep(self, seconds: float) -> None:
         self.sleeps += 1
-        await asyncio.sleep(max(0.0, seconds) / self._speed)
+        await asyncio.sleep(max(0.0, seconds) / self.speed)
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock, as NTP or a person does."""
         self._wall += seconds
 
     def _passed(self) -> float:
-        return (time.monotonic() - self._begun) * self._speed
+        return (time.monotonic() - self._begun) * self.speed

@@ -17,6 +17,7 @@ from urllib.parse import quote, quote_plus
 
 from rich.console import Console
 
+from keyferry.errors import KeyferryError
 from keyferry.run.json_lines import event_line
 from keyferry.run.status_json import status_list
 from keyferry.run.table import render
@@ -89,7 +90,7 @@ class Raised:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         sys.settrace(self._before)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
 
     def _enter(self, frame: FrameType, event: str, _: Any) -> Any:
         if event != "call" or "/keyferry/" not in frame.f_code.co_filename:
@@ -105,8 +106,17 @@ class Raised:
                 if any(error is seen for seen in self._seen):
                     return self._inside
                 self._seen.append(error)
-                self.texts.add("".join(traceback.format_exception(error)) + repr(error) + repr(vars(error)))
+                self.texts.add("".join(traceback.format_exception(error)) + repr(error))
+                if isinstance(error, KeyferryError):  # what leaves our code is searched to the bottom
+                    self.texts |= {repr(vars(link)) for link in _chain(error)}
         return self._inside
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def representations(root: object) -> Iterator[str]:
@@ -180,7 +190,14 @@ def secrets_of(issuer: FaultIssuer) -> set[str]:
 
 def forms(secret: str) -> set[str]:
     """Return the secret as it may look in a log: as it is, escaped, encoded, or cut short at either end."""
-    found = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+    found = {
+        secret,
+        quote(secret),
+        quote(secret, safe=""),
+        quote_plus(secret),
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+    }
     for text in (secret, quote_plus(secret)):
         for before in (b"", b"x", b"xx"):
             # The three ways in which base64 can fall around it, without the ends that depend on the neighbours.

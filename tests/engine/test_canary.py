@@ -8,7 +8,8 @@ import itertools
 import json
 import logging
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus
 
 import jwt
 import pytest
@@ -40,6 +41,7 @@ FAULTS = [
     Fault(FaultKind.STATUS, status=503),
     Fault(FaultKind.STATUS, status=429, retry_after="1"),
     Fault(FaultKind.HTML, status=403, body=f"<p>{CLIENT_SECRET} {PERSON}</p>"),
+    Fault(FaultKind.ERROR, status=400, error="invalid_scope", description="no such scope"),
     Fault(FaultKind.BODY, status=200, body=f'{{"access_token": "{CANARY}-cut off'),
     Fault(FaultKind.BODY, status=200, body=json.dumps({"access_token": f"{CANARY}\nline", "refresh_token": 7})),
     Fault(FaultKind.BODY, status=500, body=f"Traceback: {POSTED_SECRET} {CLIENT_SECRET}"),
@@ -52,11 +54,6 @@ FAULTS = [
     Fault(FaultKind.SET_FIELD, name="expires_in", value=0),
     Fault(FaultKind.DROP_FIELD, name="access_token"),
     Fault(FaultKind.REPLACE, value=[f"{CANARY}-listed"]),
-    # Echoes, as careless servers give them.
-    Fault(FaultKind.ERROR, status=400, error="invalid_scope", description=f"bad password {PERSON} in the request"),
-    Fault(FaultKind.ERROR, status=400, error="invalid_request", description=f"secret {CLIENT_SECRET} and {POSTED_SECRET}"),
-    Fault(FaultKind.ERROR, status=401, error="invalid_client", description=CLIENT_SECRET),
-    Fault(FaultKind.ERROR, status=400, error=f"{CANARY}-posted:secret%20"),
 ]
 
 
@@ -69,7 +66,7 @@ def populate(world: World) -> set[str]:
     service.trust(TrustedIssuer("https://else.example.org", (public,)))
     service.add_user(User("ada", PERSON))
     service.settings.token_format = TokenFormat.ES256
-    everything = {"grants": tuple(Grant), "scopes": ("read",)}
+    everything: dict[str, Any] = {"grants": tuple(Grant), "scopes": ("read",)}
     world.issuer.clients.add(Client("bot", secrets=(CLIENT_SECRET,), **everything))
     world.issuer.clients.add(Client("posted", secrets=(POSTED_SECRET,), methods=(AuthMethod.POST,), **everything))
     world.issuer.clients.add(
@@ -115,7 +112,10 @@ def populate(world: World) -> set[str]:
             "refused",
             grant={
                 "type": "Password",
-                "password": {"usernameFrom": reference("wrong", "name"), "passwordFrom": reference("wrong", "password")},
+                "password": {
+                    "usernameFrom": reference("wrong", "name"),
+                    "passwordFrom": reference("wrong", "password"),
+                },
             },
         ),
         identity("torn", client=client_of("torn")),
@@ -129,6 +129,23 @@ def populate(world: World) -> set[str]:
 NAMES = ("plain", "posted", "signed", "person", "posted-person", "seeded", "link", "bearer")
 
 
+def echoes(world: World, name: str) -> list[Fault]:
+    """Return errors that repeat what the request held, as careless servers do."""
+    held = {
+        "plain": [CLIENT_SECRET],
+        "posted": [POSTED_SECRET],
+        "person": [PERSON, CLIENT_SECRET],
+        "posted-person": [PERSON, POSTED_SECRET],
+        "link": [world.token("plain"), CLIENT_SECRET],
+    }.get(name, [])
+    return [
+        Fault(FaultKind.ERROR, status=400, error=error, description=f"what is {text}?")
+        for secret_value in held
+        for text in (secret_value, quote_plus(secret_value))
+        for error in ("invalid_request", "invalid_client", "odd_error", "server_error")
+    ] + [Fault(FaultKind.ERROR, status=400, error=secret_value) for secret_value in held]
+
+
 def over(world: World, broker: LocalBroker, name: str, told: int) -> bool:
     """Tell whether the renewal that was asked for has come to an end."""
     return len(world.told.statuses) > told and not broker.engine.queue_depth() and not world.busy(name)
@@ -136,8 +153,9 @@ def over(world: World, broker: LocalBroker, name: str, told: int) -> bool:
 
 async def suffer(world: World, broker: LocalBroker) -> None:
     """Let every fault befall every identity."""
-    stalls = [(Fault(FaultKind.STALL_AFTER), name) for name in ("plain", "posted-person", "seeded")]
-    for fault, name in [*stalls, *itertools.product(FAULTS, NAMES)]:
+    stalls = [(Fault(FaultKind.STALL_AFTER), name) for name in ("posted-person", "seeded")]
+    careless = [(fault, name) for name in NAMES for fault in echoes(world, name)]
+    for fault, name in [*stalls, *itertools.product(FAULTS, NAMES), *careless]:
         for lane in broker.engine.lanes().values():
             lane.succeeded()
         world.issuer.faults.clear()
@@ -148,14 +166,7 @@ async def suffer(world: World, broker: LocalBroker) -> None:
             await broker._reload(changed=True)
         told = len(world.told.statuses)
         world.renew(name)
-        try:
-            await until(functools.partial(over, world, broker, name, told), 8)
-        except AssertionError:
-            print("STUCKK", fault.kind, name, len(world.told.statuses)-told, broker.engine.queue_depth(), world.busy(name))
-            for s in broker.engine.statuses(): print("STUCKK", s.key.name,s.revision,s.reason,s.message[:100],world.busy(s.key.name), (s.next_attempt_time or 0)-world.clock.now(), broker.engine._agenda.time_of(s.key)-world.clock.now(), s.key in broker.engine._queue)
-            print("STUCKK", [ (l._tokens,l.busy,l._closed_until-world.clock.monotonic(), l._breaker, l.wait(world.clock.monotonic())) for l in broker.engine.lanes().values()])
-            for t in asyncio.all_tasks(): print("STUCKK",t)
-            raise
+        await until(functools.partial(over, world, broker, name, told))
     world.issuer.faults.clear()
 
 
@@ -183,6 +194,7 @@ async def test_no_secret_is_found_anywhere_it_does_not_belong(world: World) -> N
             await suffer(world, broker)
             (world.resources / "broken.yaml").write_text(f"kind: Secret\nstringData: {{a: {CANARY}-torn-file, b: [")
             await until(lambda: broker.problems)
+            (world.resources / "broken.yaml").unlink()
             (world.resources / "identities.yaml").unlink()
             await until(lambda: len([word for word in world.told.words() if word == "removed"]) >= 3)
             texts += [await scraped(metrics), *shown(world), *representations(broker)]

@@ -134,7 +134,7 @@ async def test_a_circle_that_a_running_exchange_meets_changes_nothing_of_it(worl
     world.issuer.faults.add(Fault(FaultKind.LATENCY, delay=1.0, times=1))
     world.write("a.yaml", identity("a"))
     async with world.broker():
-        await until(lambda: world.requests())
+        await until(world.requests)
         world.write("a.yaml", identity("a", grant=exchange_of("a"), consumers=consented("a")))
         await until(lambda: world.shown("a") is Reason.IDENTITY_CYCLE)
         assert len(world.requests()) == 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keyferry.errors import KeyferryError
-from tests.engine.world import REFRESH, identity, key, secret, tree, until
+from tests.engine.world import REFRESH, identity, secret, tree, until
 from tests.support.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ async def test_a_state_without_space_at_the_start_is_told_of(world: World, disk:
     world.basics()
     world.write("bot.yaml", identity("bot"))
     fill(state)
-    with pytest.raises(KeyferryError, match="disk is full|No space left") as caught:
+    with pytest.raises(KeyferryError, match=r"disk is full|No space left") as caught:
         async with world.broker():
             pass
     assert str(state) in str(caught.value)
@@ -241,7 +241,7 @@ async def test_one_failing_disk_does_not_flood_anybody(world: World, disk: Calla
     async with world.broker():
         await until(lambda: world.status("bot").failure_count >= 4)
         assert len(world.requests()) == 1, "the token is there; only its files are not"
-        assert key("bot") in world.running.engine.roster.entries
+        assert world.declared("bot")
         free(out)
         await world.fresh("bot")
     assert len(world.requests()) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +25,7 @@ from tests.support.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from keyferry.run.broker import LocalBroker
 
@@ -37,7 +37,7 @@ BEGUN = "apiVersion: keyferry.dev/v1alpha1\nkind: ServiceIdentity\nmetadata:\n  
 
 def looks(world: World) -> float:
     """Return the seconds in which the broker has looked at its files several times."""
-    return 20 / world.clock._speed if hasattr(world.clock, "_speed") else 20
+    return 20 / world.clock.speed
 
 
 async def problem(broker: LocalBroker) -> str:
@@ -182,7 +182,7 @@ async def test_an_unmounted_directory_takes_nothing_with_it_even_over_a_restart(
     async with world.broker() as broker:
         await world.fresh("bot")
         before = tree(world.out)
-        subprocess.run(["umount", str(disk)], check=True)
+        await asyncio.to_thread(subprocess.run, ["umount", str(disk)], check=True)
         assert "unmounted" in await problem(broker)
         await asyncio.sleep(looks(world))
         assert world.declared("bot")

@@ -13,6 +13,7 @@ from tests.engine.world import (
     PASSWORD_GRANT,
     REFRESH,
     SECRET,
+    Document,
     identity,
     key,
     secret,
@@ -171,7 +172,7 @@ async def test_what_an_exchange_brings_after_its_identity_went_is_revoked(world:
         await until(lambda: "revoked" in world.told.words("bot"))
     assert not any(world.valid_tokens().values())
     assert not world.token("bot")
-    assert [e for e in world.told.forgotten] == [key("bot")]
+    assert world.told.forgotten == [key("bot")]
     assert not list((world.state / "gone").glob("*.json"))
 
 
@@ -211,15 +212,15 @@ async def test_a_refresh_token_is_not_sent_to_a_changed_provider(world: World, c
     seed = world.issuer.seed_refresh_token("bot", "ada")
     world.write("bot.yaml", identity("bot", grant=REFRESH), secret("seed", token=seed))
     endpoint = world.issuer.url.replace("127.0.0.1", "localhost") + "/token"
-    changed = {
+    changes: dict[str, Document] = {
         "issuer": {"issuer": None, "endpoints": {"token": f"{world.issuer.issuer}/token"}},
         "endpoint": {"endpoints": {"token": endpoint}},
         "client": {"client": {"id": "other", "secretsFrom": [{"secretKeyRef": {"name": "bot", "key": "secret"}}]}},
-    }[change]
+    }
     async with world.broker():
         await world.fresh("bot")
         sent, published = len(world.requests()), world.token("bot")
-        world.basics(**changed)
+        world.basics(**changes[change])
         await until(lambda: world.shown("bot") is Reason.PROVIDER_CHANGED)
         assert len(world.requests()) == sent
         assert world.token("bot") == published
@@ -284,7 +285,7 @@ async def test_a_refused_password_is_not_tried_again_after_a_restart(world: Worl
     world.write("bot.yaml", identity("bot", grant=PASSWORD_GRANT), secret("person", name="ada", password="wr0ng"))
     async with world.broker():
         await until(lambda: world.shown("bot") is Reason.GRANT_REJECTED)
-        await until(lambda: (world.state / "failures" / "default" / "bot.json").exists())
+        await until((world.state / "failures" / "default" / "bot.json").exists)
     async with world.broker():
         await until(lambda: world.shown("bot") is Reason.GRANT_REJECTED)
         await asyncio.sleep(0.3)

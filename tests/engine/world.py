@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from keyferry.engine import Event, IdentityStatus
     from keyferry.errors import Reason
-    from keyferry.io.clock import Clock
+    from tests.engine.clocks import FastClock
     from tests.support.issuer import FaultIssuer, RequestRecord
 
 API = "keyferry.dev/v1alpha1"
@@ -105,7 +105,7 @@ def exchange_of(subject: str) -> Document:
 class World:
     """One test's directories and issuer; `broker()` starts a broker on them, again and again."""
 
-    def __init__(self, base: Path, issuer: FaultIssuer, clock: Clock) -> None:
+    def __init__(self, base: Path, issuer: FaultIssuer, clock: FastClock) -> None:
         self.base, self.issuer, self.clock = base, issuer, clock
         self.resources, self.out, self.state = base / "resources", base / "out", base / "state"
         self.resources.mkdir()

@@ -108,3 +108,5 @@ class Ports:
     rng: Random
     addresses: Callable[[ProviderResource], AddressPolicy]
     """Which hosts and addresses are open to a provider resource."""
+    admits: Callable[[str, ProviderResource], str]
+    """Why identities of a namespace may not use a provider, for people; empty where they may."""

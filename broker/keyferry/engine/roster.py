@@ -142,6 +142,9 @@ class Roster:
 
     def _refusal(self, entry: Entry, provider: Provider) -> KeyferryError | None:
         spec = entry.resource.spec
+        objection = self._ports.admits(entry.key.namespace, provider.resource)
+        if objection:
+            return ResourceError(f"ServiceIdentity {entry.key}: {objection}", reason=Reason.PROVIDER_NOT_ALLOWED)
         problems = check_pair(spec, provider.resource.spec)
         unsupported = check_supported(spec, provider.resource.spec)
         if unsupported is not None:

@@ -186,6 +186,7 @@ class LocalBroker:
             clock=self.clock,
             rng=random.Random(),  # noqa: S311 - for jitter, not for secrets
             addresses=lambda _resource: policy,
+            admits=lambda _namespace, _resource: "",  # the files are the user's own
         )
         settings = EngineSettings(holder=state.holder, renew_interval=self._renew_interval)
         self.engine = Engine(ports, settings, checkpoint=self._checkpoint)

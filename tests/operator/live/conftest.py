@@ -140,4 +140,3 @@ async def field(definitions: Cluster, tmp_path: Path) -> AsyncIterator[Field]:
     with definitions.namespace("team") as team, definitions.namespace("keyferry") as home:
         async with FaultIssuer() as issuer:
             yield Field(definitions, team, home, issuer, tmp_path)
-

@@ -168,7 +168,8 @@ async def test_metrics_are_served(field: Field, tmp_path: Path) -> None:
     async with _replica(field, "first", tmp_path, "--metrics", "127.0.0.1:0") as first, httpx.AsyncClient() as client:
         await field.until(lambda: _ready(field, 1))
         url = next(line["message"] for line in first.lines() if "metrics are at" in line["message"]).rsplit(" ", 1)[-1]
-        assert (await client.get(url.replace("/metrics", "/healthz"))).status_code == 200
+        for probe in ("/healthz", "/readyz"):
+            assert (await client.get(url.replace("/metrics", probe))).text == "ok\n"
         text = (await client.get(url)).text
         assert f'keyferry_identity_ready{{identity="nightly",namespace="{field.namespace}"}} 1' in text
         assert 'keyferry_renewals_total{provider="' in text

@@ -1,0 +1,293 @@
+"""The chart: what it renders, and which values it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from keyferry.cli.exits import CommandError
+from keyferry.io.addresses import HostRule
+from keyferry.run.metrics import parse_address
+from keyferry_operator.command import app
+from tests.chart.conftest import CHART, HOME
+
+if TYPE_CHECKING:
+    from tests.chart.conftest import Document, Helm, Rendered
+
+pytestmark = pytest.mark.cluster
+
+DOCS = Path(__file__).parents[2] / "docs"
+ALL_ON: dict[str, Any] = {
+    "replicas": 3,
+    "watch": {"namespaces": ["team-a"]},
+    "providers": {"allowedHosts": [{"host": "keycloak.auth.svc", "port": 8080}, {"host": "[fd00::7]"}]},
+    "apiAudiences": ["https://api.example.org"],
+    "suspendAll": True,
+    "serviceAccountTokens": {"enabled": True},
+    "touchPods": {"enabled": True},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True},
+    "dashboard": {"enabled": True},
+    "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]},
+    "image": {"pullSecrets": [{"name": "registry"}]},
+    "podLabels": {"team": "platform"},
+    "tolerations": [{"operator": "Exists"}],
+    "priorityClassName": "system-cluster-critical",
+}
+
+
+def pods(rendered: Rendered) -> list[Document]:
+    """The specs of all pods of the release."""
+    return [
+        *(document["spec"]["template"]["spec"] for document in rendered.of("Deployment")),
+        *(document["spec"] for document in rendered.of("Pod")),
+    ]
+
+
+@pytest.mark.parametrize("values", [{}, ALL_ON, {"metrics": {"enabled": False}}], ids=["default", "all on", "quiet"])
+def test_lint(helm: Helm, values: Document) -> None:
+    well, said = helm.run("lint", CHART, "--strict", values=values)
+    assert well, said
+
+
+@pytest.mark.parametrize("values", [{}, ALL_ON, {"runAsUser": None}], ids=["default", "all on", "OpenShift"])
+def test_pods_are_restricted(helm: Helm, values: Document) -> None:
+    """The Pod Security Standard "restricted", and a root that cannot be written."""
+    found = pods(helm.template(values))
+    assert len(found) == 2
+    for pod in found:
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        wanted = {} if "runAsUser" in values else dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), 65532)
+        assert {name: context[name] for name in ("runAsUser", "runAsGroup", "fsGroup") if name in context} == wanted
+        assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC", "initContainers"}
+        assert {next(name for name in volume if name != "name") for volume in pod["volumes"]} <= {
+            "emptyDir",
+            "configMap",
+        }
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "privileged": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert not [port for port in container.get("ports", ()) if "hostPort" in port]
+            assert {"requests", "limits"} <= container["resources"].keys()
+
+
+def test_what_may_be_written_has_a_limit(helm: Helm) -> None:
+    pod = pods(helm.template())[0]
+    assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"])
+    mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts == {"/var/lib/keyferry", "/tmp"}  # noqa: S108 - a path in the container
+
+
+def test_only_the_operator_has_a_token(helm: Helm) -> None:
+    rendered = helm.template()
+    assert rendered.one("ServiceAccount")["automountServiceAccountToken"] is False
+    assert [pod["automountServiceAccountToken"] for pod in pods(rendered)] == [True, False]
+
+
+@pytest.mark.parametrize("values", [{}, ALL_ON], ids=["default", "all on"])
+def test_the_operator_knows_every_flag(helm: Helm, values: Document) -> None:
+    """The command itself parses the arguments; it ends for want of a cluster, not of an option."""
+    command, *flags = helm.template(values).container["args"]
+    assert command == "operator"
+    nowhere = str(helm.scratch / "nothing")
+    ended = CliRunner().invoke(app, flags, env={"KUBECONFIG": nowhere, "HOME": nowhere, "POD_NAMESPACE": HOME})
+    assert isinstance(ended.exception, CommandError), ended.output
+    assert "kubeconfig" in str(ended.exception)
+    given = [flag.removeprefix("--").split("=", 1) for flag in flags if "=" in flag]
+    for name, value in given:
+        if name == "allow-host":
+            assert str(HostRule.parse(value)) == value
+        if name == "metrics":
+            assert parse_address(value) == ("0.0.0.0", 9464)  # noqa: S104 - probes and Prometheus come from outside
+
+
+def test_arguments(helm: Helm) -> None:
+    assert helm.template(ALL_ON).container["args"] == [
+        "operator",
+        "--escrow=/var/lib/keyferry",
+        "--metrics=0.0.0.0:9464",
+        "--leader-election",
+        "--watch-namespace=team-a",
+        "--allow-host=keycloak.auth.svc:8080",
+        "--allow-host=[fd00::7]",
+        "--api-audience=https://api.example.org",
+        "--service-account-tokens",
+        "--suspend-all",
+    ]
+    alone = helm.template({"leaderElection": {"enabled": False}, "metrics": {"enabled": False}})
+    assert alone.container["args"] == ["operator", "--escrow=/var/lib/keyferry", "--no-leader-election"]
+    assert alone.one("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+    sources = {entry["name"]: entry.get("valueFrom") for entry in alone.container["env"]}
+    assert sources["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    assert sources["POD_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+def test_probes_ask_where_the_metrics_are(helm: Helm) -> None:
+    container = helm.template().container
+    probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
+    assert probes.keys() == {"startupProbe", "livenessProbe", "readinessProbe"}
+    assert {probe["port"] for probe in probes.values()} == {container["ports"][0]["name"]}
+    assert not [probe for probe in probes.values() if "host" in probe]
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "startupProbe": "/healthz",
+        "livenessProbe": "/healthz",
+        "readinessProbe": "/readyz",
+    }
+    narrow = helm.template({"metrics": {"host": "127.0.0.1"}}).container
+    assert narrow["livenessProbe"]["httpGet"]["host"] == "127.0.0.1"
+    assert not [name for name in helm.template({"metrics": {"enabled": False}}).container if name.endswith("Probe")]
+
+
+def test_the_image(helm: Helm) -> None:
+    assert helm.template().container["image"] == "keyferry/keyferry:0.1.0"
+    digest = f"sha256:{'a' * 64}"
+    pinned = helm.template({"image": {"repository": "registry.example.org:5000/x/kf", "tag": "9", "digest": digest}})
+    assert {pod["containers"][0]["image"] for pod in pods(pinned)} == {f"registry.example.org:5000/x/kf@{digest}"}
+
+
+def test_selectors_find_the_operator_and_not_the_test(helm: Helm) -> None:
+    rendered = helm.template(ALL_ON)
+    deployment = rendered.one("Deployment")["spec"]
+    chosen = deployment["selector"]["matchLabels"]
+    assert chosen.items() <= deployment["template"]["metadata"]["labels"].items()
+    assert not chosen.items() <= rendered.one("Pod")["metadata"]["labels"].items()
+    assert rendered.one("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == chosen
+    assert rendered.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == chosen
+    assert rendered.one("Service")["spec"]["selector"] == chosen
+    monitor = rendered.one("ServiceMonitor")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= rendered.one("Service")["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["honorLabels"] is True
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    for spread in deployment["template"]["spec"]["topologySpreadConstraints"]:
+        assert spread["labelSelector"]["matchLabels"] == chosen
+
+
+def test_the_network_policy_opens_the_ports_of_allowed_hosts(helm: Helm) -> None:
+    policy = helm.template(ALL_ON).one("NetworkPolicy")["spec"]
+    assert {(port["protocol"], port["port"]) for port in policy["egress"][0]["ports"]} == {
+        ("UDP", 53),
+        ("TCP", 53),
+        ("TCP", 443),
+        ("TCP", 6443),
+        ("TCP", 8080),
+    }
+    assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": 9464}]
+
+
+def test_crds_come_with_the_release_and_stay(helm: Helm) -> None:
+    kept = helm.template({"crds": {"enabled": True, "keep": True}}).of("CustomResourceDefinition")
+    assert {crd["metadata"]["annotations"]["helm.sh/resource-policy"] for crd in kept} == {"keep"}
+    assert len(kept) == 3
+    given_up = helm.template({"crds": {"enabled": True, "keep": False}}).of("CustomResourceDefinition")
+    assert not [crd for crd in given_up if "annotations" in crd["metadata"]]
+
+
+# Monitoring
+
+
+def test_alerts_are_those_of_the_documentation(helm: Helm) -> None:
+    (group,) = helm.template(ALL_ON).one("PrometheusRule")["spec"]["groups"]
+    alerts = {rule["alert"]: rule for rule in group["rules"]}
+    told = re.search(r"## Alerts\n+```yaml\n(.*?)```", (DOCS / "metrics.md").read_text(), re.DOTALL)
+    assert told is not None
+    documented = {rule["alert"]: rule for rule in yaml.safe_load(told[1])["groups"][0]["rules"]}
+    assert documented.keys() <= alerts.keys()
+    for name in documented.keys() - {"KeyferryGone"}:  # which of several replicas need not answer
+        assert alerts[name]["expr"] == documented[name]["expr"]
+        assert alerts[name]["labels"] == documented[name]["labels"]
+
+
+def test_alerts_and_dashboard_use_metrics_that_exist(helm: Helm) -> None:
+    rendered = helm.template(ALL_ON)
+    (group,) = rendered.one("PrometheusRule")["spec"]["groups"]
+    board = json.loads(rendered.one("ConfigMap", "kf-keyferry-dashboard")["data"]["keyferry.json"])
+    queries = [rule["expr"] for rule in group["rules"]]
+    queries += [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    queries += [variable["query"]["query"] for variable in board["templating"]["list"] if variable["type"] == "query"]
+    used = {name for query in queries for name in re.findall(r"\bkeyferry_\w+", query)}
+    known = set(re.findall(r"^\| `(keyferry_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
+    assert {name.removesuffix("_bucket") for name in used} <= known
+    assert len(board["panels"]) == len({panel["id"] for panel in board["panels"]}) > 10
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"replica": 2}, "replica"),
+        ({"replicas": "two"}, "/replicas"),
+        ({"replicas": 2, "leaderElection": {"enabled": False}}, "replicas"),
+        ({"watch": {"namespace": "team"}}, "namespace"),
+        ({"watch": {"namespaces": ["Team"]}}, "/watch/namespaces/0"),
+        ({"watch": {"namespaces": ["a", "a"]}}, "/watch/namespaces"),
+        ({"providers": {"allowedHosts": ["auth.example.org"]}}, "/providers/allowedHosts/0"),
+        ({"providers": {"allowedHosts": [{"host": "https://auth.example.org"}]}}, "/providers/allowedHosts/0/host"),
+        ({"providers": {"allowedHosts": [{"host": "a", "port": 70000}]}}, "/providers/allowedHosts/0/port"),
+        ({"providers": {"allowedHosts": [{"host": "a", "plainHTTP": False}]}}, "plainHTTP"),
+        ({"image": {"digest": "sha256:short"}}, "/image/digest"),
+        ({"image": {"repository": "registry.example.org/kf:latest"}}, "/image/repository"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
+        ({"runAsUser": 0}, "/runAsUser"),
+        ({"serviceAccountTokens": {"enabled": "yes"}}, "/serviceAccountTokens/enabled"),
+        ({"rbac": {"aggregatedRoles": True}}, "/rbac/aggregatedRoles"),
+        ({"serviceAccount": {"create": False}}, "serviceAccount.name"),
+        ({"metrics": {"enabled": False}, "serviceMonitor": {"enabled": True}}, "serviceMonitor.enabled"),
+        ({"metrics": {"enabled": False}, "prometheusRule": {"enabled": True}}, "prometheusRule.enabled"),
+        ({"podDisruptionBudget": {"maxUnavailable": 0}}, "/podDisruptionBudget/maxUnavailable"),
+        ({"podDisruptionBudget": {"maxUnavailable": "some"}}, "/podDisruptionBudget/maxUnavailable"),
+        ({"logLevel": "trace"}, "/logLevel"),
+        ({"escrow": {"sizeLimit": "much"}}, "/escrow/sizeLimit"),
+        ({"metrics": {"host": "metrics"}}, "/metrics/host"),
+        ({"fullnameOverride": "Upper"}, "/fullnameOverride"),
+    ],
+)
+def test_bad_values_are_refused_by_name(helm: Helm, values: Document, field: str) -> None:
+    assert field in helm.refusal(values)
+
+
+def test_every_value_is_in_the_schema_with_a_description() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def compare(given: Document, described: Document, path: str) -> None:
+        if "properties" not in described:
+            return
+        assert given.keys() == described["properties"].keys() - {"global"}, path
+        assert described["additionalProperties"] is False, path
+        for name, each in described["properties"].items():
+            assert each.get("description"), f"{path}/{name}"
+            if isinstance(given.get(name), dict) and path + name != "resources":
+                compare(given[name], each, f"{path}{name}/")
+
+    compare(values, schema, "")
+
+
+def test_names_of_a_release(helm: Helm) -> None:
+    assert helm.template(release="keyferry").one("Deployment")["metadata"]["name"] == "keyferry"
+    longest = helm.template({"watch": {"namespaces": ["t" * 63]}, "touchPods": {"enabled": True}}, release="r" * 53)
+    assert max(len(document["metadata"]["name"]) for document in longest) <= 63
+
+
+def test_notes_say_what_to_type_next(helm: Helm) -> None:
+    values = {"crds": {"enabled": False}, "watch": {"namespaces": ["team-a"]}, "suspendAll": True}
+    well, said = helm.run(
+        "install", "kf", CHART, "--namespace", HOME, "--dry-run=client", "--output=json", values=values
+    )
+    assert well, said
+    notes = json.loads(said)["info"]["notes"]
+    assert "kubectl -n team-a apply -f example.yaml" in notes
+    assert "suspendAll=false" in notes

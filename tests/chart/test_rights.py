@@ -1,0 +1,187 @@
+"""Least rights: what the sources ask for is what the table says and the chart grants; tried on a real API server."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import keyferry_operator
+from tests.chart.conftest import HOME
+from tests.chart.rights import CALLS, KOPF, Call, Place, Right, calls_in, granted, needed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.chart.conftest import Helm, Rendered
+    from tests.support.cluster import Cluster
+
+SOURCES = Path(keyferry_operator.__file__).parent
+EVERYTHING: dict[str, Any] = {"serviceAccountTokens": {"enabled": True}, "touchPods": {"enabled": True}}
+TEAMS: dict[str, Any] = {"watch": {"namespaces": ["team-a", "team-b"]}}
+DANGEROUS = {"kf-keyferry-service-account-tokens": Place.TOKENS, "kf-keyferry-touch-pods": Place.PODS}
+
+
+def rules_of(document: dict[str, Any]) -> set[Right]:
+    return granted(document["rules"])
+
+
+def people(rendered: Rendered) -> set[str]:
+    """The names of the ClusterRoles that are added to people's roles, and bound to nobody by the chart."""
+    return {
+        role["metadata"]["name"]
+        for role in rendered.of("ClusterRole")
+        if any("aggregate-to-" in label for label in role["metadata"]["labels"])
+    }
+
+
+def test_the_table_names_every_call_of_the_operator() -> None:
+    found: set[Call] = set()
+    for module in SOURCES.glob("*.py"):
+        found |= calls_in(module)
+    assert found == set(CALLS), "the operator asks the API server for something else: change the table and the chart"
+    assert {"IDENTITIES", "PROVIDERS", "CLUSTER_PROVIDERS"} == set(KOPF)
+
+
+@pytest.mark.cluster
+class TestRendered:
+    def test_cluster(self, helm: Helm) -> None:
+        rendered = helm.template()
+        role = rendered.one("ClusterRole", "kf-keyferry")
+        assert rules_of(role) == needed(Place.WATCHED) | needed(Place.CLUSTER) | needed(Place.ORIGIN)
+        namespaces = [rule for rule in role["rules"] if "namespaces" in rule["resources"]]
+        assert [rule["resourceNames"] for rule in namespaces] == [["kube-system"]]
+        private = rendered.one("Role")
+        assert private["metadata"]["namespace"] == HOME
+        assert rules_of(private) == needed(Place.PRIVATE)
+        assert {role["metadata"]["name"] for role in rendered.of("ClusterRole")} - people(rendered) == {"kf-keyferry"}
+
+    def test_every_binding_names_a_role_of_the_release_and_the_operator_alone(self, helm: Helm) -> None:
+        for values in (EVERYTHING, EVERYTHING | TEAMS):
+            rendered = helm.template(values)
+            for kind in ("Role", "ClusterRole"):
+                bindings = rendered.of(f"{kind}Binding")
+                roles = rendered.of(kind)
+                where = sorted((role["metadata"]["name"], role["metadata"].get("namespace", "")) for role in roles)
+                bound = [(each["roleRef"]["name"], each["metadata"].get("namespace", "")) for each in bindings]
+                assert sorted(bound) == [each for each in where if each[0] not in people(rendered)]
+                for binding in bindings:
+                    assert binding["roleRef"]["kind"] == kind
+                    account = {"kind": "ServiceAccount", "name": "kf-keyferry", "namespace": HOME}
+                    assert binding["subjects"] == [account]
+
+    def test_namespaces(self, helm: Helm) -> None:
+        rendered = helm.template(EVERYTHING | TEAMS)
+        assert not rendered.of("ClusterRole")
+        assert not rendered.of("ClusterRoleBinding")
+        roles = {(role["metadata"]["namespace"], role["metadata"]["name"]): role for role in rendered.of("Role")}
+        wanted = {
+            **{
+                (team, name): needed(place)
+                for team in ("team-a", "team-b")
+                for name, place in {"kf-keyferry": Place.WATCHED, **DANGEROUS}.items()
+            },
+            (HOME, "kf-keyferry-private"): needed(Place.PRIVATE),
+            ("kube-system", f"kf-keyferry-origin-{HOME}"): needed(Place.ORIGIN),
+        }
+        assert {key: rules_of(role) for key, role in roles.items()} == wanted
+        assert [argument for argument in rendered.container["args"] if "namespace" in argument] == [
+            "--watch-namespace=team-a",
+            "--watch-namespace=team-b",
+        ]
+
+    def test_a_dangerous_right_has_its_own_switch_and_role(self, helm: Helm) -> None:
+        assert not DANGEROUS.keys() & {role["metadata"]["name"] for role in helm.template().of("ClusterRole")}
+        rendered = helm.template(EVERYTHING)
+        for name, place in DANGEROUS.items():
+            assert rules_of(rendered.one("ClusterRole", name)) == needed(place)
+        assert "--service-account-tokens" in rendered.container["args"]
+        assert "--service-account-tokens" not in helm.template().container["args"]
+
+    def test_tokens_of_named_accounts_alone(self, helm: Helm) -> None:
+        rendered = helm.template({"serviceAccountTokens": {"enabled": True, "names": ["ingest", "report"]}})
+        role = rendered.one("ClusterRole", "kf-keyferry-service-account-tokens")
+        assert {tuple(rule["resourceNames"]) for rule in role["rules"]} == {("ingest", "report")}
+
+    def test_no_wildcard_anywhere(self, helm: Helm) -> None:
+        for values in ({}, EVERYTHING, EVERYTHING | TEAMS, TEAMS | {"rbac": {"aggregatedRoles": "Always"}}):
+            rendered = helm.template(values)
+            for role in rendered.of("Role") + rendered.of("ClusterRole"):
+                assert not [right for right in rules_of(role) if "*" in "".join(right)]
+                assert not [rule for rule in role["rules"] if "nonResourceURLs" in rule]
+
+    def test_people_get_rights_on_our_resources_and_on_nothing_else(self, helm: Helm) -> None:
+        rendered = helm.template()
+        view, edit = (rendered.one("ClusterRole", f"kf-keyferry-{name}") for name in ("view", "edit"))
+        assert {right.group for right in rules_of(view) | rules_of(edit)} == {"keyferry.dev"}
+        assert {right.verb for right in rules_of(view)} == {"get", "list", "watch"}
+        assert {right.resource for right in rules_of(edit)} == {"serviceidentities", "tokenproviders"}
+        for role, added in ((view, ("view", "edit", "admin")), (edit, ("edit", "admin"))):
+            labels = {label for label in role["metadata"]["labels"] if "aggregate-to-" in label}
+            assert labels == {f"rbac.authorization.k8s.io/aggregate-to-{name}" for name in added}
+        assert people(helm.template({"rbac": {"aggregatedRoles": "Never"}})) == set()
+        assert people(helm.template(TEAMS | {"rbac": {"aggregatedRoles": "Always"}})) != set()
+
+    def test_none_where_somebody_else_grants_them(self, helm: Helm) -> None:
+        rendered = helm.template({"rbac": {"create": False, "aggregatedRoles": "Never"}, **EVERYTHING})
+        assert not [document for document in rendered if "Role" in document["kind"]]
+
+
+@pytest.mark.cluster
+class TestTried:
+    """The rendered roles on a real API server, which is asked right by right."""
+
+    ACCOUNT = "system:serviceaccount:{home}:kf-keyferry"
+
+    @contextmanager
+    def installed(self, cluster: Cluster, rendered: Rendered) -> Iterator[None]:
+        """Apply the account and its rights; take those away again that no namespace takes with it."""
+        documents = [each for each in rendered if "Role" in each["kind"] or each["kind"] == "ServiceAccount"]
+        try:
+            for document in documents:
+                cluster.api.apply(document, manager="chart")
+            yield
+        finally:
+            for document in documents:
+                if document["metadata"]["namespace"] == "kube-system":
+                    cluster.api.delete(document)
+
+    def may(self, cluster: Cluster, home: str, right: Right, namespace: str = "", name: str = "") -> bool:
+        resource, _, below = right.resource.partition("/")
+        asked = {"group": right.group, "resource": resource, "subresource": below, "verb": right.verb}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "metadata": {},
+            "spec": {
+                "user": self.ACCOUNT.format(home=home),
+                "groups": ["system:serviceaccounts", f"system:serviceaccounts:{home}", "system:authenticated"],
+                "resourceAttributes": {**asked, "namespace": namespace, "name": name},
+            },
+        }
+        return bool(cluster.api.create(review)["status"]["allowed"])
+
+    def test_namespaces(self, cluster: Cluster, helm: Helm) -> None:
+        with cluster.namespace("team") as team, cluster.namespace("other") as other, cluster.namespace("home") as home:
+            values = {"watch": {"namespaces": [team]}, "fullnameOverride": "kf-keyferry"}
+            with self.installed(cluster, helm.template(values, home=home)):
+                watched, private = needed(Place.WATCHED), needed(Place.PRIVATE)
+                assert {right for right in watched if self.may(cluster, home, right, team)} == watched
+                assert {right for right in private if self.may(cluster, home, right, home)} == private
+                assert not [right for right in watched | private if self.may(cluster, home, right, other)]
+                assert not [right for right in watched - private if self.may(cluster, home, right, home)]
+                dangerous = needed(Place.TOKENS) | needed(Place.PODS)
+                assert not [right for right in dangerous if self.may(cluster, home, right, team)]
+                api = cluster.as_service_account(home, "kf-keyferry")
+                assert api.get("v1", "Namespace", "kube-system")["metadata"]["uid"]
+                assert not self.may(cluster, home, Right("", "namespaces", "get"), team, team)
+
+    def test_every_document_is_valid(self, cluster: Cluster, helm: Helm, namespace: str) -> None:
+        rendered = helm.template({"networkPolicy": {"enabled": True}, "dashboard": {"enabled": True}}, home=namespace)
+        for document in rendered:
+            if document["kind"] in {"ClusterRole", "ClusterRoleBinding"}:
+                continue  # of the whole cluster, which other tests share
+            applied = cluster.api.apply(document, manager="chart")
+            assert applied["metadata"]["name"] == document["metadata"]["name"]
