@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
     from tests.operator.live.conftest import Field
 
-pytestmark = pytest.mark.cluster
+pytestmark = [
+    pytest.mark.cluster,
+    # kopf ends its loop, in its own thread, before the last of its TLS connections has said goodbye.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 SECRET = "s3cret of the bot"
 PROGRAM = "import sys; from keyferry_operator.command import app; app(args=sys.argv[1:])"
