@@ -136,7 +136,7 @@ class Play:
         assert_within_rate([request.at for request in recovery], 4 * lag.worst * 8 + 0.5)
         order = [request.client or "" for request in recovery if request.client in self.expirations][: len(NAMES)]
         assert sorted(set(order)) == NAMES, "everybody came back, and nobody twice before the last had been"
-        assert inversions(order, self.expirations) < 0.1, "least slack first"
+        assert inversions(order, self.expirations) < 0.25, "least slack first (by chance it would be a half)"
         assert all(world.valid_tokens()[world.token(name)] for name in NAMES)
         assert all(world.shown(name) is Reason.ISSUED for name in NAMES)
         assert all(world.status(name).failure_count == 0 for name in NAMES)

@@ -154,13 +154,17 @@ class FileStore:
         return Versioned(record, str(version))
 
     def _content(self, name: str, limit: int) -> bytes | None:
-        """Return the beginning of a file, at most ``limit`` bytes."""
+        """Return the beginning of a file, at most ``limit`` bytes; None where it is empty or not there.
+
+        An empty one is a record that was not synced, for it held nothing that could not be had again, when the power
+        went.
+        """
         try:
             descriptor = os.open(f"{self._root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
-            return read_at_most(descriptor, min(limit, os.fstat(descriptor).st_size))
+            return read_at_most(descriptor, min(limit, os.fstat(descriptor).st_size)) or None
         finally:
             os.close(descriptor)
 
@@ -176,13 +180,16 @@ class FileStore:
         return held.version if held is not None else None
 
     def _write(self, name: str, held: Versioned | None, record: Record, *, overwrite: bool = False) -> Versioned:
+        """Write a record, durably where it holds what cannot be had again; an order to revoke always is."""
+        durable = overwrite or is_precious(record)
         with self._exclusive(name):
             self._compare(name, None if overwrite else self._version(name), held)
             version = 1 if held is None else int(held.version) + 1
             directory, _, file = name.rpartition("/")
             with Folder.open(self._root, directory) as folder:
-                folder.write(file, dumps(record, version))
-                folder.sync()
+                folder.write(file, dumps(record, version), fsync=durable)
+                if durable:
+                    folder.sync()
         return Versioned(record, str(version))
 
     def _remove(self, name: str, held: Versioned) -> None:
@@ -213,6 +220,18 @@ class FileStore:
                 yield
             finally:
                 os.close(descriptor)
+
+
+def is_precious(record: Record) -> bool:
+    """Tell whether a record holds more than a token that is simply asked for again when it is lost."""
+    return (
+        record.refresh_token is not None
+        or record.previous is not None
+        or record.claim is not None
+        or bool(record.seed)
+        or bool(record.api_keys)
+        or record.wrong_subject
+    )
 
 
 def _open_lock(path: str) -> int:
