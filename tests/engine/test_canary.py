@@ -130,20 +130,25 @@ NAMES = ("plain", "posted", "signed", "person", "posted-person", "seeded", "link
 
 
 def echoes(world: World, name: str) -> list[Fault]:
-    """Return errors that repeat what the request held, as careless servers do."""
-    held = {
-        "plain": [CLIENT_SECRET],
-        "posted": [POSTED_SECRET],
-        "person": [PERSON, CLIENT_SECRET],
-        "posted-person": [PERSON, POSTED_SECRET],
-        "link": [world.token("plain"), CLIENT_SECRET],
-    }.get(name, [])
-    return [
-        Fault(FaultKind.ERROR, status=400, error=error, description=f"what is {text}?")
+    """Return errors that repeat what the request held, as careless servers do: to that kind of request only."""
+    client, grant, held = {
+        "plain": ("bot", Grant.CLIENT_CREDENTIALS, [CLIENT_SECRET]),
+        "posted": ("posted", Grant.CLIENT_CREDENTIALS, [POSTED_SECRET]),
+        "person": ("bot", Grant.PASSWORD, [PERSON, CLIENT_SECRET]),
+        "posted-person": ("posted", Grant.PASSWORD, [PERSON, POSTED_SECRET]),
+        "link": ("bot", Grant.TOKEN_EXCHANGE, [world.token("plain"), CLIENT_SECRET]),
+    }.get(name, ("", Grant.CLIENT_CREDENTIALS, []))
+    errors = [(secret_value, "") for secret_value in held]
+    errors += [
+        (error, f"what is {text}?")
         for secret_value in held
         for text in (secret_value, quote_plus(secret_value))
         for error in ("invalid_request", "invalid_client", "odd_error", "server_error")
-    ] + [Fault(FaultKind.ERROR, status=400, error=secret_value) for secret_value in held]
+    ]
+    return [
+        Fault(FaultKind.ERROR, client=client, grant=grant, status=400, error=error, description=description)
+        for error, description in errors
+    ]
 
 
 def over(world: World, broker: LocalBroker, name: str, told: int) -> bool:
@@ -192,6 +197,7 @@ async def test_no_secret_is_found_anywhere_it_does_not_belong(world: World) -> N
             await world.fresh(*NAMES)
             await until(lambda: world.status("refused").stalled() and world.status("torn").stalled())
             await suffer(world, broker)
+            outside = tree(world.out)
             (world.resources / "broken.yaml").write_text(f"kind: Secret\nstringData: {{a: {CANARY}-torn-file, b: [")
             await until(lambda: broker.problems)
             (world.resources / "broken.yaml").unlink()
@@ -200,7 +206,6 @@ async def test_no_secret_is_found_anywhere_it_does_not_belong(world: World) -> N
             texts += [await scraped(metrics), *shown(world), *representations(broker)]
             await metrics.close()
             secrets |= secrets_of(world.issuer)
-            outside = tree(world.out)
     texts += logs.lines
     texts += raised.texts
     texts += files(world.state, without=("records", "gone", "escrow"))

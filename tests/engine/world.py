@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -19,8 +21,7 @@ from keyferry.run.settings import RunSettings
 from keyferry.run.sources import SecretSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable
 
     from keyferry.engine import Event, IdentityStatus
     from keyferry.errors import Reason
@@ -213,9 +214,11 @@ class World:
 
 
 def tree(directory: Path) -> dict[str, bytes]:
-    """Return every file below a directory."""
-
-    def files() -> Iterator[Path]:
-        yield from (path for path in directory.rglob("*") if path.is_file())
-
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files()}
+    """Return every file below a directory, but one that vanishes meanwhile."""
+    found: dict[str, bytes] = {}
+    for place, _, names in os.walk(directory):
+        for name in names:
+            path = Path(place) / name
+            with contextlib.suppress(FileNotFoundError):
+                found[str(path.relative_to(directory))] = path.read_bytes()
+    return found
