@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from keyferry.client_auth import NoAuthentication
 from keyferry.engine.clients import JWT_TYPE, client_candidates, subject_token, value
 from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
+from keyferry.engine.seeds import reserve_seed, set_aside, with_previous, with_seed
 from keyferry.errors import (
     AnswerError,
     Conflict,
-    CredentialError,
     KeyferryError,
     Reason,
     Refused,
@@ -26,7 +26,7 @@ from keyferry.io.http import drive
 from keyferry.ledger import Spend
 from keyferry.plan import Route, route
 from keyferry.providers.revocation import TokenTypeHint, revoke
-from keyferry.record import Binding, Chain, Record, Versioned
+from keyferry.record import Binding, Record, Versioned
 from keyferry.spec.grant import ACCESS_TOKEN_TYPE
 from keyferry.spec.provider import Rotation
 
@@ -170,21 +170,7 @@ class OAuthExchanger:
         held = job.held
         if held is None or held.record.previous is None or not held.record.refresh_ended:
             return
-        record, chain = held.record, held.record.previous
-        restored = replace(
-            record,
-            former_seeds=(*record.former_seeds, record.seed),
-            previous=None,
-            claim=None,
-            refresh_ended="",
-            seed=chain.seed,
-            refresh_token=chain.refresh_token,
-            refresh_issued_at=chain.refresh_issued_at,
-            refresh_expires_at=chain.refresh_expires_at,
-            refresh_idle=chain.refresh_idle,
-            session_started_at=chain.session_started_at,
-            binding=chain.binding,
-        )
+        restored = with_previous(held.record, held.record.previous)
         await self._ports.store.replace(held, restored)
         job.note("the provider refused the new refresh token; the session before it goes on")
         raise Conflict("the session before the refused refresh token goes on")
@@ -192,32 +178,13 @@ class OAuthExchanger:
     async def _plant(self, attempt: _Attempt, seed: SecretValue, digest: str) -> Versioned:
         """Begin a chain of refresh tokens with the one that a person gave, unless somebody did already."""
         job = attempt.job
-        # The record first: it keeps the uid that the tombstone names, also where nothing but the record does.
-        held = await job.ensure_record()
-        owner = await self._ports.store.tombstone(digest, job.uid)
-        if owner != job.uid:
-            raise CredentialError(
-                f"the refresh token given to ServiceIdentity {job.key} was used before, by another identity or by an"
-                " earlier one of this name; it was not sent. A refresh token seeds one identity once: obtain a new one"
-                " and put it into the Secret.",
-                reason=Reason.SEED_ALREADY_USED,
-                retry=RetryClass.NEEDS_PERSON,
-            )
-        record = held.record
-        former = (*record.former_seeds, record.seed) if record.seed else record.former_seeds
+        held = await reserve_seed(job, digest)
         planted = replace(
-            record,
-            former_seeds=former,
-            previous=_set_aside(record),
-            seed=digest,
-            refresh_token=seed,
+            with_seed(held.record, seed, digest, attempt.context.binding),
+            previous=set_aside(held.record),
             refresh_issued_at=self._ports.clock.now(),
             refresh_expires_at=None,
-            refresh_idle=None,
-            refresh_ended="",
-            session_started_at=0.0,
             claim=None,
-            binding=attempt.context.binding,
             revocation=attempt.context.revocation,
             source=attempt.context.source,
         )
@@ -409,21 +376,6 @@ class OAuthExchanger:
 
     async def _subject(self, job: Job, reader: CredentialReader, subject: Subject, token_type: str) -> SubjectToken:
         return await subject_token(reader, subject, token_type, self._tokens, job.key)
-
-
-def _set_aside(record: Record) -> Chain | None:
-    """Return the chain that is going, where it may still be good for something."""
-    if record.refresh_token is None or record.refresh_ended or record.claim is not None:
-        return record.previous
-    return Chain(
-        seed=record.seed,
-        refresh_token=record.refresh_token,
-        refresh_issued_at=record.refresh_issued_at,
-        refresh_expires_at=record.refresh_expires_at,
-        refresh_idle=record.refresh_idle,
-        session_started_at=record.session_started_at,
-        binding=record.binding,
-    )
 
 
 def _for_person(job: Job, error: Refused) -> Refused:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from keyferry.engine.apply import with_published
 from keyferry.engine.clients import value
 from keyferry.engine.job import Outcome, check_binding, needs_seed
-from keyferry.errors import AnswerError, CredentialError, KeyferryError, Reason, Refused, ResourceError, RetryClass
+from keyferry.engine.seeds import reserve_seed, with_seed
+from keyferry.errors import AnswerError, KeyferryError, Reason, Refused, ResourceError, RetryClass
 from keyferry.freshness import Freshness, freshness, keepalive_time
 from keyferry.io.http import drive
 from keyferry.model import TokenSet
@@ -119,29 +120,9 @@ class TiledExchanger:
         self, job: Job, metadata: TiledMetadata, context: Context, seed: SecretValue, digest: str
     ) -> Versioned:
         """Take over a session that a person gave the refresh token of."""
-        # The record first: it keeps the uid that the tombstone names.
-        held = await job.ensure_record()
-        owner = await self._ports.store.tombstone(digest, job.uid)
-        if owner != job.uid:
-            raise CredentialError(
-                f"the refresh token given to ServiceIdentity {job.key} was used before, by another identity or by an"
-                " earlier one of this name; it was not sent. Log in anew and put the new refresh token there.",
-                reason=Reason.SEED_ALREADY_USED,
-                retry=RetryClass.NEEDS_PERSON,
-            )
-        job.held = await self._ports.store.replace(
-            held,
-            replace(
-                held.record,
-                former_seeds=(*held.record.former_seeds, held.record.seed) if held.record.seed else (),
-                seed=digest,
-                refresh_token=seed,
-                refresh_ended="",
-                session_started_at=0.0,
-                binding=context.binding,
-                refresh_idle=None,
-            ),
-        )
+        held = await reserve_seed(job, digest)
+        planted = with_seed(held.record, seed, digest, context.binding)
+        job.held = await self._ports.store.replace(held, planted)
         return await self._refresh(job, metadata, context, seed, new_session=True)
 
     async def _refresh(

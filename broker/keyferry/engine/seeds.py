@@ -1,0 +1,80 @@
+"""Seeds: refresh tokens that a person gave, each of which begins the chain of one identity, once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from keyferry.errors import CredentialError, Reason, RetryClass
+from keyferry.record import Chain
+
+if TYPE_CHECKING:
+    from keyferry.engine.job import Job
+    from keyferry.record import Binding, Record, Versioned
+    from keyferry.secret import SecretValue
+
+
+async def reserve_seed(job: Job, digest: str) -> Versioned:
+    """Note that the identity uses the seed with this fingerprint; return its record. Nothing is sent before.
+
+    Raises CredentialError (SeedAlreadyUsed) where somebody else did, or an earlier identity of this name.
+    """
+    # The record first: it keeps the uid that the tombstone names, also where nothing but the record does.
+    held = await job.ensure_record()
+    owner = await job.ports.store.tombstone(digest, job.uid)
+    if owner != job.uid:
+        raise CredentialError(
+            f"the refresh token given to ServiceIdentity {job.key} was used before, by another identity or by an"
+            " earlier one of this name; it was not sent. A refresh token seeds one identity once: obtain a new one"
+            " and put it into the Secret.",
+            reason=Reason.SEED_ALREADY_USED,
+            retry=RetryClass.NEEDS_PERSON,
+        )
+    return held
+
+
+def with_seed(record: Record, seed: SecretValue, digest: str, binding: Binding) -> Record:
+    """Return the record with a chain that begins with ``seed``; the seed before it is remembered as sent."""
+    return replace(
+        record,
+        former_seeds=(*record.former_seeds, record.seed) if record.seed else record.former_seeds,
+        seed=digest,
+        refresh_token=seed,
+        refresh_idle=None,
+        refresh_ended="",
+        session_started_at=0.0,
+        binding=binding,
+    )
+
+
+def set_aside(record: Record) -> Chain | None:
+    """Return the chain that is going, where it may still be good for something."""
+    if record.refresh_token is None or record.refresh_ended or record.claim is not None:
+        return record.previous
+    return Chain(
+        seed=record.seed,
+        refresh_token=record.refresh_token,
+        refresh_issued_at=record.refresh_issued_at,
+        refresh_expires_at=record.refresh_expires_at,
+        refresh_idle=record.refresh_idle,
+        session_started_at=record.session_started_at,
+        binding=record.binding,
+    )
+
+
+def with_previous(record: Record, chain: Chain) -> Record:
+    """Return the record with the chain that was set aside in force again, and the refused seed remembered as sent."""
+    return replace(
+        record,
+        former_seeds=(*record.former_seeds, record.seed),
+        previous=None,
+        claim=None,
+        refresh_ended="",
+        seed=chain.seed,
+        refresh_token=chain.refresh_token,
+        refresh_issued_at=chain.refresh_issued_at,
+        refresh_expires_at=chain.refresh_expires_at,
+        refresh_idle=chain.refresh_idle,
+        session_started_at=chain.session_started_at,
+        binding=chain.binding,
+    )
