@@ -193,6 +193,8 @@ class TestNamespaces:
             api.create(child)
             api.delete(owner)
             eventually(lambda: not api.find("v1", "ConfigMap", "child", name), "the child is collected")
+            # The certificates of a new namespace come from a controller of their own, in its own time.
+            eventually(lambda: api.find("v1", "ConfigMap", "kube-root-ca.crt", name), "the namespace has the CA")
             assert api.get("v1", "ConfigMap", "kube-root-ca.crt", name)["data"]["ca.crt"] == controlled_cluster.ca
         eventually(lambda: not api.find("v1", "Namespace", name), f"{name} is gone")
 
