@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from tests.support import keycloak as keycloak_server
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 SHARED_RUN = pytest.StashKey[SharedRun]()
 RUN_DIRECTORY = "keyferry_run_directory"
+
+# Neither may fail because a machine is slow: how long an example takes says nothing about what it shows.
+hypothesis.settings.register_profile("keyferry", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("keyferry")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import HealthCheck, settings, target
+from hypothesis import settings, target
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -378,7 +378,5 @@ class Interleavings(RuleBasedStateMachine):
         target(float(max(presented.values(), default=0)), label="presentations of one refresh token")
 
 
-Interleavings.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+Interleavings.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestInterleavings = Interleavings.TestCase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keyferry.errors import Ambiguous, KeyferryError, Refused, RetryClass
@@ -266,7 +266,6 @@ def outcome(response: HttpResponse, *, one_time: bool) -> TokenSet | KeyferryErr
         return error
 
 
-@settings(deadline=None)
 @given(status=st.integers(100, 599), headers=HEADERS, body=BODIES, one_time=st.booleans())
 @example(status=200, headers={}, body=b"[" * 100_000, one_time=True)
 @example(status=400, headers={}, body=b'{"error":' + b"1" * 5000 + b"}", one_time=False)

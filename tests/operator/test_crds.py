@@ -328,7 +328,7 @@ pieces = st.sampled_from(["$", "{", "}", "a", "\n", "ä", "${", "$${", "${scope}
 
 
 @given(st.lists(pieces, max_size=12).map("".join))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_pattern_of_templates_is_what_the_parser_accepts(text: str) -> None:
     try:
         parse_template(text)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keyferry.client_auth import NoAuthentication, TlsClientAuth
@@ -234,7 +234,6 @@ DOCUMENTS = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(document=DOCUMENTS, status=st.sampled_from([200, 404]), body=st.none() | st.binary())
 def test_whatever_a_server_says_of_itself(document: dict[str, object], status: int, body: bytes | None) -> None:
     response = answer({"issuer": ISSUER} | document) if body is None else HttpResponse(status, {}, body)

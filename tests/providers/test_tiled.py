@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keyferry.errors import (
@@ -412,7 +412,6 @@ ANY_JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(document=ANY_JSON, status=st.sampled_from([200, 204, 302, 400, 401, 403, 404, 409, 422, 429, 500]))
 def test_whatever_a_server_answers(document: object, status: int) -> None:
     for generator in (

@@ -63,14 +63,13 @@ def assert_told(loaded: Loaded) -> None:
 
 
 @given(st.sampled_from(sorted(KINDS)).flatmap(lambda kind: st.tuples(st.just(kind), nearly(KINDS[kind]))))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_spec_is_valid_or_told(case: tuple[str, Any]) -> None:
     kind, spec = case
     assert_told(load_object(resource(kind, spec)))
 
 
 @given(JUNK)
-@settings(deadline=None)
 def test_any_value_is_no_resource(value: Any) -> None:
     assert load_object(value).problems
     load_object({"apiVersion": "keyferry.dev/v1alpha1", "kind": "ServiceIdentity", "metadata": value, "spec": value})
@@ -78,7 +77,6 @@ def test_any_value_is_no_resource(value: Any) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
-@settings(deadline=None)
 def test_any_bytes_are_told(data: bytes, cut: int) -> None:
     whole = yaml.safe_dump(resource("ServiceIdentity", {"providerRef": {"name": "p"}})).encode()
     load_documents(data, "f")
@@ -140,7 +138,7 @@ identities = st.fixed_dictionaries(
 
 
 @given(identities)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_valid_identities_survive_being_written_and_read(spec: Any) -> None:
     loaded = load(resource("ServiceIdentity", spec))
     assert loaded.problems == ()
@@ -176,7 +174,7 @@ providers = st.fixed_dictionaries(
 
 
 @given(providers, identities)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_valid_providers_survive_too_and_can_be_checked_with_any_identity(provider: Any, identity: Any) -> None:
     loaded = load(
         resource("TokenProvider", provider, name="p"),
