@@ -10,27 +10,22 @@ import secrets
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from keyferry.engine import Engine, EngineSettings, Ports
-from keyferry.engine.credentials import Reference
-from keyferry.errors import KeyferryError
 from keyferry.io.addresses import AddressPolicy, HostRule
 from keyferry.io.clock import SystemClock
-from keyferry.model import ObjectKey
 from keyferry.spec.provider import ClusterTokenProviderSpec, TokenProviderSpec
-from keyferry.spec.resources import load_object
 from keyferry_operator.catalog import Catalog
-from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, NAMESPACES, PROVIDERS, SECRETS, KubeClient
+from keyferry_operator.client import NAMESPACES, SECRETS, KubeClient
 from keyferry_operator.credentials import ClusterCredentials
 from keyferry_operator.errors import ApiError
+from keyferry_operator.following import Follower
 from keyferry_operator.leases import Election, Outcome, cancelled, done_before
-from keyferry_operator.names import CREDENTIAL_LABEL, KEYS_SECRET, MANAGED_LABEL, MANAGER
+from keyferry_operator.names import KEYS_SECRET, MANAGER
 from keyferry_operator.publish import SecretPublisher
-from keyferry_operator.renewals import RenewalRequests
 from keyferry_operator.report import ClusterReporter
 from keyferry_operator.state import SecretStore
-from keyferry_operator.watch import Change, Reflector, ResourceWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,15 +34,11 @@ if TYPE_CHECKING:
     import kopf
 
     from keyferry.escrow import Escrow
-    from keyferry.spec.resources import Loaded, ProviderResource
-    from keyferry_operator.client import Kind, Object
+    from keyferry.spec.resources import ProviderResource
+    from keyferry_operator.client import Object
 
 log = logging.getLogger(__name__)
 
-SWEEP: Final = 600.0
-"""Seconds between full lists: a watch that began anew tells nothing of what vanished meanwhile."""
-LIST_PAUSE: Final = 5.0
-"""Seconds until the first list is tried again."""
 LAST_WORDS: Final = 5.0
 """Seconds that the last statuses and Events are given when the operator stops."""
 ADVICE: Final = "the installation's providers.allowedHosts would allow {host}"
@@ -91,7 +82,6 @@ class Operator:
         self._escrow = escrow
         self._token_file = token_file
         self.catalog = Catalog()
-        self._inbox: asyncio.Queue[Change] = asyncio.Queue()
         self._stop_asked = asyncio.Event()
         self._standing_by = self._engine_started = False
 
@@ -134,7 +124,15 @@ class Operator:
             admits=admits,
         )
         self.engine = Engine(ports, EngineSettings(holder=settings.instance, suspend_all=settings.suspend_all))
-        self._renewals = RenewalRequests(self.engine, self.catalog)
+        self._follower = Follower(
+            self.client,
+            self.engine,
+            self.catalog,
+            self._publisher,
+            self._login,
+            namespace=settings.namespace,
+            watch_namespaces=settings.watch_namespaces,
+        )
 
     def _addresses(self, resource: ProviderResource) -> AddressPolicy:
         """Private addresses are open, over TLS, to providers that an administrator wrote."""
@@ -217,21 +215,15 @@ class Operator:
 
     async def _work(self) -> None:
         """List everything, start the engine, and follow what changes."""
-        await self._list()
+        await self._follower.read_all()
         unknown = await self.engine.start()
         self._engine_started = True
-        for held in unknown:
-            await self._let_go(self.engine.let_go_record(held))
-        watch = ResourceWatch(self._login, self.settings.watch_namespaces, self._kinds(), self._inbox.put_nowait)
+        await self._follower.let_go(unknown)
+        watch = self._follower.watch()
         watch.start()
         tasks = [
-            asyncio.create_task(self._follow(), name="changes"),
+            asyncio.create_task(self._follower.run(), name="changes"),
             asyncio.create_task(self.reporter.run(), name="reporter"),
-            asyncio.create_task(self._sweep(), name="sweep"),
-            *(
-                asyncio.create_task(self._reflect(label), name=f"secrets {label}")
-                for label in (MANAGED_LABEL, CREDENTIAL_LABEL)
-            ),
         ]
         try:
             await self.engine.run()
@@ -253,137 +245,6 @@ class Operator:
         """Whether it works, or would at once if the leader ended."""
         return (self._standing_by or self._engine_started) and not self._stop_asked.is_set()
 
-    async def _list(self) -> None:
-        """Read what is declared and published, as soon as the API server tells."""
-        while True:
-            try:
-                for kind in self._kinds():
-                    for namespace in self._where(kind):
-                        async for body in self.client.pages(kind, namespace):
-                            self._declare(kind, body)
-                for namespace in self._where(SECRETS):
-                    async for body in self.client.pages(SECRETS, namespace, labels=f"{MANAGED_LABEL}=true"):
-                        self._publisher.see(body)
-            except ApiError as error:
-                log.warning("the resources could not be listed yet: %s", error)
-                await asyncio.sleep(LIST_PAUSE)
-            else:
-                return
-
-    async def _reflect(self, label: str) -> None:
-        reflector = Reflector(
-            self.client, SECRETS, f"{label}=true", self._inbox.put_nowait, namespaces=self.settings.watch_namespaces
-        )
-        await reflector.run()
-
-    def _kinds(self) -> tuple[Kind, ...]:
-        """Cluster providers need rights on the whole cluster."""
-        return (PROVIDERS, IDENTITIES) if self.settings.watch_namespaces else (PROVIDERS, CLUSTER_PROVIDERS, IDENTITIES)
-
-    def _where(self, kind: Kind) -> tuple[str | None, ...]:
-        return self.settings.watch_namespaces if kind.namespaced and self.settings.watch_namespaces else (None,)
-
-    # --- changes ------------------------------------------------------------------------------------------------------
-
-    async def _follow(self) -> None:
-        while True:
-            change = await self._inbox.get()
-            try:
-                if change.kind is SECRETS:
-                    self._secret_changed(change)
-                elif change.deleted:
-                    await self._gone(change.kind, change.body)
-                else:
-                    await self._changed(change.kind, change.body)
-            except KeyferryError as error:
-                log.warning("a change could not be taken in: %s", error)
-
-    async def _changed(self, kind: Kind, body: Object) -> None:
-        key, uid = _key(body), str(body["metadata"]["uid"])
-        if kind is IDENTITIES and self.catalog.uid_of(key) not in ("", uid):
-            await self._gone(kind, {"metadata": {**body["metadata"], "uid": self.catalog.uid_of(key)}})
-        self._declare(kind, body)
-        if kind is IDENTITIES:
-            self._renewals.see(key, body)
-
-    def _declare(self, kind: Kind, body: Object) -> None:
-        loaded: Loaded = load_object(body, cluster_namespace=self.settings.namespace)
-        for problem in loaded.problems:
-            log.warning("%s", problem)
-        for provider in loaded.providers:
-            self.engine.declare_provider(provider)
-        for identity in loaded.identities:
-            self.catalog.identities[identity.key] = identity
-            status = dict(body.get("status") or {})
-            self.catalog.status[identity.key] = status
-            self.catalog.handled_renewals.setdefault(identity.key, str(status.get("lastHandledRenew") or ""))
-            self.engine.declare_identity(identity)
-        if loaded.problems and kind is IDENTITIES:
-            self.engine.refuse_identity(_key(body), loaded.problems[0].as_error())
-
-    async def _gone(self, kind: Kind, body: Object) -> None:
-        key = _key(body)
-        if kind is IDENTITIES:
-            if self.catalog.uid_of(key) != body["metadata"]["uid"]:
-                return
-            await self._let_go(self.engine.drop_identity(key))
-            self.catalog.identities.pop(key, None)
-            self.catalog.status.pop(key, None)
-            self._renewals.forget(key)
-            return
-        name = "TokenProvider" if kind is PROVIDERS else "ClusterTokenProvider"
-        namespace = key.namespace if kind is PROVIDERS else self.settings.namespace
-        self.engine.drop_provider((name, ObjectKey(namespace, key.name)))
-
-    def _secret_changed(self, change: Change) -> None:
-        key = _key(change.body)
-        labels = change.body["metadata"].get("labels") or {}
-        if MANAGED_LABEL in labels or key in self.catalog.secrets:
-            before = self.catalog.secrets.get(key)
-            if change.deleted:
-                self.catalog.secrets.pop(key, None)
-                seen = before
-            else:
-                seen = self._publisher.see(change.body)
-            if (
-                seen is not None
-                and seen.identity is not None
-                and (change.deleted or seen.published is None or not seen.published.intact)
-            ):
-                self.engine.republish(seen.identity)
-            elif before is not None and before.identity is not None and before != seen:
-                self.engine.republish(before.identity)
-        else:
-            self.engine.credentials_changed([Reference(key.namespace, key.name)])
-
-    async def _sweep(self) -> None:
-        """Compare with a full list now and then, against deletes that no watch told of."""
-        while True:
-            await asyncio.sleep(SWEEP)
-            try:
-                there: dict[ObjectKey, str] = {}
-                for namespace in self._where(IDENTITIES):
-                    async for body in self.client.pages(IDENTITIES, namespace):
-                        there[_key(body)] = body["metadata"]["uid"]
-            except ApiError as error:
-                log.warning("the sweep could not list identities: %s", error)
-                continue
-            for key, resource in list(self.catalog.identities.items()):
-                if there.get(key) != resource.uid:
-                    self._inbox.put_nowait(
-                        Change(
-                            IDENTITIES,
-                            deleted=True,
-                            body={"metadata": {"name": key.name, "namespace": key.namespace, "uid": resource.uid}},
-                        )
-                    )
-
-    async def _let_go(self, work: Any) -> None:
-        try:
-            await work
-        except KeyferryError as error:
-            log.warning("the private state of an identity that is gone could not be put away yet: %s", error)
-
 
 def admits(namespace: str, provider: ProviderResource) -> str:
     """Tell why identities of a namespace may not use a provider; nothing where they may.
@@ -402,8 +263,3 @@ def admits(namespace: str, provider: ProviderResource) -> str:
         f"ClusterTokenProvider {provider.key.name} {why}, so it is not offered to namespace {namespace}. Its"
         " administrator can offer it to every namespace with `namespaceSelector: {}`."
     )
-
-
-def _key(body: Object) -> ObjectKey:
-    metadata = body["metadata"]
-    return ObjectKey(metadata.get("namespace", ""), metadata["name"])

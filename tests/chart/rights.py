@@ -44,19 +44,19 @@ class Call(NamedTuple):
 
 # Every call in the operator's sources that names a kind of object, and the verbs that the API server asks for.
 CALLS: dict[Call, tuple[Place, str]] = {
-    Call("credentials", "_get", "SECRETS"): (Place.WATCHED, "get"),
     Call("credentials", "_get", "CONFIG_MAPS"): (Place.WATCHED, "get"),
+    Call("credentials", "_get", "SECRETS"): (Place.WATCHED, "get"),
     Call("credentials", "_get", "SERVICE_ACCOUNTS"): (Place.TOKENS, "get"),
     Call("credentials", "create", "SERVICE_ACCOUNTS"): (Place.TOKENS, "create token"),
+    Call("following", "Reflector", "SECRETS"): (Place.WATCHED, "list watch"),
+    Call("following", "pages", "IDENTITIES"): (Place.WATCHED, "list"),
+    Call("following", "pages", "SECRETS"): (Place.WATCHED, "list"),
     Call("leases", "get", "LEASES"): (Place.PRIVATE, "get"),
     Call("leases", "replace", "LEASES"): (Place.PRIVATE, "update"),
     Call("leases", "write", "LEASES"): (Place.PRIVATE, "create update"),
     Call("operator", "create", "SECRETS"): (Place.PRIVATE, "create"),
     Call("operator", "get", "NAMESPACES"): (Place.ORIGIN, "get"),
     Call("operator", "get", "SECRETS"): (Place.PRIVATE, "get"),
-    Call("operator", "pages", "IDENTITIES"): (Place.WATCHED, "list"),
-    Call("operator", "pages", "SECRETS"): (Place.WATCHED, "list"),
-    Call("operator", "Reflector", "SECRETS"): (Place.WATCHED, "list watch"),
     Call("publish", "apply", "SECRETS"): (Place.WATCHED, "create patch"),
     Call("publish", "create", "SECRETS"): (Place.WATCHED, "create"),
     Call("publish", "delete", "SECRETS"): (Place.WATCHED, "delete"),

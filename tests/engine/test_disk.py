@@ -193,7 +193,7 @@ async def test_an_answer_in_escrow_survives_the_end_of_a_broker_on_a_full_disk(
         world.issuer.resume()
         await until(lambda: world.requests()[-1].outcome == "issued")
         await until(lambda: "cannot be stored" in " ".join(event.message for event in world.told.events))
-        for task in list(broker.engine._tasks):
+        for task in list(broker.engine._loop._tasks):
             task.cancel()  # as an impatient end does
     free(state)
     async with world.broker():

@@ -25,13 +25,13 @@ from keyferry.spec.provider import Client, ClusterTokenProviderSpec, ProviderTyp
 from keyferry.spec.resources import ProviderResource
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from collections.abc import Set as AbstractSet
 
     from keyferry.client_auth import ClientAuth
     from keyferry.engine.clients import IdentityTokens
     from keyferry.engine.ports import Ports
     from keyferry.engine.provider import Drivers
+    from keyferry.engine.roster import Roster
     from keyferry.model import TokenSet
     from keyferry.providers.metadata import ProviderMetadata
     from keyferry.record import Record, Revocation, Versioned
@@ -56,14 +56,11 @@ class _Order:
 class Undertaker:
     """Works through the orders to revoke, each until it is done or an hour has passed."""
 
-    def __init__(
-        self, ports: Ports, drivers: Drivers, tokens: IdentityTokens, in_use: Callable[[Record], Awaitable[bool]]
-    ) -> None:
-        """``in_use`` tells whether another identity publishes the same access token: equal exchanges are made once."""
+    def __init__(self, ports: Ports, roster: Roster, drivers: Drivers, tokens: IdentityTokens) -> None:
         self._ports = ports
+        self._roster = roster
         self._drivers = drivers
         self._tokens = tokens
-        self._in_use = in_use
         self._orders: dict[str, _Order] = {}
         self._providers: dict[str, Provider] = {}
 
@@ -237,6 +234,19 @@ class Undertaker:
         expired = record.refresh_expires_at is not None and record.refresh_expires_at <= now
         await drive(revoke_session(metadata, record.refresh_token, expired=expired, now=now), channel.send)
         return True
+
+    async def _in_use(self, gone: Record) -> bool:
+        """Tell whether a declared identity publishes the access token of one that is gone.
+
+        Equal exchanges are made once.
+        """
+        for key, entry in list(self._roster.entries.items()):
+            if entry.spec_hash == gone.spec_hash and key.namespace == gone.key.namespace:
+                held = await self._ports.store.read(key)
+                token = held.record.token if held is not None else None
+                if token is not None and gone.token is not None and token.access_token == gone.token.access_token:
+                    return True
+        return False
 
     def _tell(self, record: Record, level: Level, event: str, message: str) -> None:
         reason = Reason.ISSUED if level is Level.INFO else Reason.RETRYING

@@ -7,20 +7,20 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from keyferry.engine.breakers import Breakers
 from keyferry.engine.chain import WAITING
 from keyferry.engine.job import REFRESHING
-from keyferry.engine.outcome import failure_of, level_of, waiting_for_provider
-from keyferry.engine.provider import Channel, Provider, blames_provider, praises_provider
-from keyferry.engine.status import Event, Level
+from keyferry.engine.outcome import failure_of, waiting_for_provider
+from keyferry.engine.provider import Channel, Provider
+from keyferry.engine.status import Level
+from keyferry.engine.telling import Teller
 from keyferry.errors import (
     Conflict,
-    ExchangeError,
     KeyferryError,
     Reason,
     RetryClass,
     StoreError,
 )
-from keyferry.freshness import lifetime_too_short
 from keyferry.plan import Action, next_renewal, plan
 from keyferry.scheduler.lane import backoff
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from keyferry.engine.ports import Ports
     from keyferry.engine.roster import Roster
     from keyferry.model import ObjectKey
-    from keyferry.plan import Failure, Observed, Step
+    from keyferry.plan import Observed, Step
     from keyferry.publication import Published
     from keyferry.record import Versioned
     from keyferry.scheduler import Agenda, Queue
@@ -66,7 +66,9 @@ class Worker:
         self._queue = queue
         self._suspend_all = suspend_all
         self._observe_seconds = observe_seconds
-        desk.stuck = self._stuck
+        self._teller = Teller(ports, roster)
+        self._breakers = Breakers(ports, roster, agenda, queue, self._teller)
+        desk.stuck = self._teller.stuck
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -105,7 +107,7 @@ class Worker:
         provider = self._roster.provider_of(entry)
         if entry.refusal is not None or provider is None:
             if entry.refusal is not None:
-                self._refused(entry, entry.refusal)
+                self._teller.refused(entry, entry.refusal)
             return
         try:
             await self._waive(entry, provider)
@@ -153,7 +155,7 @@ class Worker:
             observed, held = await self._observe(entry, provider)
             await self._recover(entry, provider, observed, held)
         except KeyferryError as error:
-            self._event(entry, Level.WARNING, "note", error.reason, error.message)
+            self._teller.event(entry, Level.WARNING, "note", error.reason, error.message)
 
     async def exchange(self, entry: Entry, release: Callable[[], None]) -> None:
         """Get the next token for one identity; ``release`` gives its lane's slot back."""
@@ -184,7 +186,7 @@ class Worker:
         if await self._publish(entry, provider, held, "renewed"):
             upcoming = next_renewal(held.record, refreshes=entry.resource.spec.grant.type in REFRESHING)
             self._agenda.put(entry.key, upcoming)
-            self._issued(entry)
+            self._teller.issued(entry)
         self._chain.issued(entry.key)
 
     async def _exchange(self, entry: Entry, provider: Provider) -> Versioned | None:
@@ -192,17 +194,17 @@ class Worker:
         observed, held = await self._observe(entry, provider)
         if plan(observed, self._ports.clock.now()).action is not Action.EXCHANGE:
             return None
-        self._report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "renewing", busy=True)
+        self._teller.report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "renewing", busy=True)
         # Noted before anything is read for use: what changes during the exchange has not been tried.
         entry.tried = await self._desk.cause(entry, provider)
         driver = await provider.driver()
         channel = Channel(provider, driver, self._ports, lambda seconds: self._observe_seconds(provider.name, seconds))
         try:
-            committed = await self._desk.exchange(entry, provider, channel, observed, held, self._note(entry))
+            committed = await self._desk.exchange(entry, provider, channel, observed, held, self._teller.note(entry))
         except KeyferryError as error:
-            await self._blame(provider, error)
+            self._breakers.blame(provider, error)
             raise
-        self._answered(provider)
+        self._breakers.answered(provider)
         return committed
 
     async def _observe(self, entry: Entry, provider: Provider) -> tuple[Observed, Versioned | None]:
@@ -232,7 +234,7 @@ class Worker:
             return None
         if held.record.uid != observed.uid or held.record.origin != observed.origin:
             return None
-        recovered = await self._desk.recover(entry, provider, held, self._note(entry))
+        recovered = await self._desk.recover(entry, provider, held, self._teller.note(entry))
         # Only now: where the escrow could not be read, an answer may lie in it, and it is looked for again.
         entry.recovered = claim.attempt_id
         return recovered
@@ -272,11 +274,13 @@ class Worker:
             until = clock.now() + blocked + self._ports.rng.random()
             entry.failure = waiting_for_provider(provider.lane.last_problem, until, entry.failure)
             self._agenda.put(entry.key, until)
-            self._report(entry, entry.failure.reason, entry.failure.message)
+            self._teller.report(entry, entry.failure.reason, entry.failure.message)
             return
         # Least slack first: who has no token at all comes before everybody who still has one.
         self._queue.put(provider.lane_name, entry.key, entry.expiration_time)
-        self._report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "waiting for its turn", busy=True)
+        self._teller.report(
+            entry, entry.reported[0] if entry.reported else Reason.PENDING, "waiting for its turn", busy=True
+        )
 
     async def _publish(self, entry: Entry, provider: Provider, held: Versioned, why: str) -> bool:
         """Write the files; tell whether they are there. Else the token is kept, and renewed in time all the same."""
@@ -291,10 +295,10 @@ class Worker:
             )
             entry.publish_failure = failure
             self._agenda.put(entry.key, min(failure.next_attempt, upcoming))
-            self._tell(entry, failure, previous)
+            self._teller.tell(entry, failure, previous)
             return False
         if why != "renewed" or entry.publish_failure is not None:
-            self._event(entry, Level.INFO, "published", Reason.ISSUED, f"the token files were written: {why}")
+            self._teller.event(entry, Level.INFO, "published", Reason.ISSUED, f"the token files were written: {why}")
         entry.publish_failure = None
         return True
 
@@ -306,80 +310,24 @@ class Worker:
         entry.wanted_remaining = 0.0
         if entry.revision != before:
             word = "obtained" if before == 0 else "renewed"
-            self._event(entry, Level.INFO, word, Reason.ISSUED, f"revision {entry.revision}")
+            self._teller.event(entry, Level.INFO, word, Reason.ISSUED, f"revision {entry.revision}")
         else:
-            self._event(
+            self._teller.event(
                 entry, Level.DEBUG, "session_renewed", Reason.ISSUED, "the session behind the token was renewed"
             )
-
-    def _issued(self, entry: Entry) -> None:
-        """Report that all is well, that files cannot be written, or that no token can ever satisfy consumers."""
-        if entry.publish_failure is not None:
-            self._report(entry, entry.publish_failure.reason, entry.publish_failure.message)
-            return
-        wanted = entry.resource.spec.renewal.minimum_remaining
-        if not lifetime_too_short(entry.issue_time, entry.expiration_time, wanted):
-            self._report(entry, Reason.ISSUED, "")
-            return
-        message = (
-            f"the provider's tokens live for {entry.expiration_time - entry.issue_time:.0f} s, and consumers are held"
-            f" back below {wanted:.0f} s (spec.renewal.minimumRemaining): none will ever be let through. Lower it, or"
-            " have the provider issue longer tokens."
-        )
-        if entry.reported != (Reason.LIFETIME_TOO_SHORT, message):
-            self._event(entry, Level.WARNING, "lifetime_too_short", Reason.LIFETIME_TOO_SHORT, message)
-        self._report(entry, Reason.LIFETIME_TOO_SHORT, message)
 
     def _keep(self, entry: Entry, step: Step) -> None:
         # At the expiry somebody must look, though nothing can be done: it is no longer ready.
         expires = entry.expiration_time if entry.expiration_time > self._ports.clock.now() else math.inf
         self._agenda.put(entry.key, min(step.at, expires))
         if step.reason is Reason.ISSUED:
-            self._issued(entry)
+            self._teller.issued(entry)
             return
         if step.reason is Reason.STATE_FOREIGN and entry.reported != (step.reason, step.why):
-            self._event(entry, Level.ERROR, "refused", step.reason, step.why)
-        self._report(entry, step.reason, step.why)
+            self._teller.event(entry, Level.ERROR, "refused", step.reason, step.why)
+        self._teller.report(entry, step.reason, step.why)
 
     # --- how it went --------------------------------------------------------------------------------------------------
-
-    async def _blame(self, provider: Provider, error: KeyferryError) -> None:
-        """Tell the provider's breaker, and take the others out of its queue when it opens."""
-        clock = self._ports.clock
-        if praises_provider(error):
-            self._answered(provider)
-        if not blames_provider(error) or (isinstance(error, ExchangeError) and error.counted):
-            return
-        if isinstance(error, ExchangeError):
-            error.counted = True  # equal exchanges share one request, and one failure
-        retry_after = error.retry_after if isinstance(error, ExchangeError) else None
-        provider.lane.failed(clock.monotonic(), error.message, retry_after)
-        blocked = provider.lane.blocked_until(clock.monotonic()) - clock.monotonic()
-        if blocked <= 0:
-            return
-        until = clock.now() + blocked
-        for key in self._queue.drain_lane(provider.lane_name):
-            other = self._roster.entries.get(key)
-            if other is not None:
-                other.failure = waiting_for_provider(error.message, until + self._ports.rng.random(), other.failure)
-                self._agenda.put(key, other.failure.next_attempt)
-                self._report(other, other.failure.reason, other.failure.message)
-
-    def _answered(self, provider: Provider) -> None:
-        """Tell the breaker that the provider is well; when an outage ends, those it held up need wait no longer."""
-        if not provider.lane.succeeded():
-            return
-        now = self._ports.clock.now()
-        waiting = [
-            other
-            for key in self._roster.users_of_provider((provider.resource.kind.value, provider.resource.key))
-            if not (other := self._roster.entries[key]).busy and _held_up(other.failure)
-        ]
-        for other in sorted(waiting, key=lambda held: held.expiration_time):
-            if other.failure is not None:
-                # The count stays: should the recovery be a short one, the pauses go on growing.
-                other.failure = replace(other.failure, next_attempt=now)
-            self._agenda.put(other.key, now)
 
     async def _failed(self, entry: Entry, provider: Provider, error: KeyferryError) -> None:
         """Remember a failure, tell about it once, and plan the next try."""
@@ -398,7 +346,7 @@ class Worker:
         entry.failure_checked = not entry.again
         entry.renew = False
         self._agenda.put(entry.key, failure.next_attempt)
-        self._tell(entry, failure, previous)
+        self._teller.tell(entry, failure, previous)
         entry.failure_kept = True
         await self._ports.reporter.remember(entry.key, failure)
 
@@ -414,52 +362,8 @@ class Worker:
         if held is not None and held.record.claim is not None and held.record.claim.holder == self._desk.holder:
             entry.claim_finished = held.record.claim.attempt_id
 
-    def _tell(self, entry: Entry, failure: Failure, previous: Failure | None) -> None:
-        news = previous is None or (previous.reason, previous.code) != (failure.reason, failure.code)
-        self._event(entry, level_of(failure) if news else Level.DEBUG, "failed", failure.reason, failure.message)
-        self._report(entry, failure.reason, failure.message)
-
-    def _refused(self, entry: Entry, error: KeyferryError) -> None:
-        """Report a resource that cannot be used as it is written; only a change brings it back."""
-        if entry.reported != (error.reason, error.message):
-            self._event(entry, Level.ERROR, "refused", error.reason, error.message)
-        self._report(entry, error.reason, error.message)
-
     async def _recovered(self, entry: Entry) -> None:
         if entry.failure is not None or entry.failure_kept:
             entry.failure = None
             entry.failure_kept = False
             await self._ports.reporter.remember(entry.key, None)
-
-    def _report(self, entry: Entry, reason: Reason, message: str, *, busy: bool = False) -> None:
-        entry.reported = (reason, message)
-        self._ports.reporter.report(entry.status(reason, message, busy=busy))
-
-    def _event(self, entry: Entry, level: Level, word: str, reason: Reason, message: str) -> None:
-        failure = entry.failure
-        upcoming = failure.next_attempt if failure is not None else entry.renewal_time
-        self._ports.reporter.event(
-            Event(
-                level,
-                word,
-                reason,
-                message,
-                entry.key,
-                entry.expiration_time or None,
-                upcoming if upcoming and math.isfinite(upcoming) else None,
-            )
-        )
-
-    def _stuck(self, key: ObjectKey, message: str) -> None:
-        entry = self._roster.entries.get(key)
-        if entry is not None:
-            self._event(entry, Level.ERROR, "unstored", Reason.RETRYING, message)
-            self._report(entry, Reason.RETRYING, message, busy=True)
-
-    def _note(self, entry: Entry) -> Callable[[str], None]:
-        return lambda message: self._event(entry, Level.WARNING, "note", Reason.ISSUED, message)
-
-
-def _held_up(failure: Failure | None) -> bool:
-    """Tell whether a failure was the provider's absence, so that its return is the time to try again."""
-    return failure is not None and failure.retry is RetryClass.TRANSIENT and failure.code not in ("store", "error")

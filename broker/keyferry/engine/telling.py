@@ -1,0 +1,91 @@
+"""What people are told of an identity: statuses and events, each once."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from keyferry.engine.outcome import level_of
+from keyferry.engine.status import Event, Level
+from keyferry.errors import Reason
+from keyferry.freshness import lifetime_too_short
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyferry.engine.entry import Entry
+    from keyferry.engine.ports import Ports
+    from keyferry.engine.roster import Roster
+    from keyferry.errors import KeyferryError
+    from keyferry.model import ObjectKey
+    from keyferry.plan import Failure
+
+
+class Teller:
+    """Tells the reporter about identities."""
+
+    def __init__(self, ports: Ports, roster: Roster) -> None:
+        self._ports = ports
+        self._roster = roster
+
+    def report(self, entry: Entry, reason: Reason, message: str, *, busy: bool = False) -> None:
+        """Report a status; ``busy`` while an exchange is queued or under way."""
+        entry.reported = (reason, message)
+        self._ports.reporter.report(entry.status(reason, message, busy=busy))
+
+    def event(self, entry: Entry, level: Level, word: str, reason: Reason, message: str) -> None:
+        """Say that something happened."""
+        failure = entry.failure
+        upcoming = failure.next_attempt if failure is not None else entry.renewal_time
+        self._ports.reporter.event(
+            Event(
+                level,
+                word,
+                reason,
+                message,
+                entry.key,
+                entry.expiration_time or None,
+                upcoming if upcoming and math.isfinite(upcoming) else None,
+            )
+        )
+
+    def stuck(self, key: ObjectKey, message: str) -> None:
+        """Say that an answer cannot be stored yet."""
+        entry = self._roster.entries.get(key)
+        if entry is not None:
+            self.event(entry, Level.ERROR, "unstored", Reason.RETRYING, message)
+            self.report(entry, Reason.RETRYING, message, busy=True)
+
+    def note(self, entry: Entry) -> Callable[[str], None]:
+        """Return a function that tells people something of an identity."""
+        return lambda message: self.event(entry, Level.WARNING, "note", Reason.ISSUED, message)
+
+    def issued(self, entry: Entry) -> None:
+        """Report that all is well, that files cannot be written, or that no token can ever satisfy consumers."""
+        if entry.publish_failure is not None:
+            self.report(entry, entry.publish_failure.reason, entry.publish_failure.message)
+            return
+        wanted = entry.resource.spec.renewal.minimum_remaining
+        if not lifetime_too_short(entry.issue_time, entry.expiration_time, wanted):
+            self.report(entry, Reason.ISSUED, "")
+            return
+        message = (
+            f"the provider's tokens live for {entry.expiration_time - entry.issue_time:.0f} s, and consumers are held"
+            f" back below {wanted:.0f} s (spec.renewal.minimumRemaining): none will ever be let through. Lower it, or"
+            " have the provider issue longer tokens."
+        )
+        if entry.reported != (Reason.LIFETIME_TOO_SHORT, message):
+            self.event(entry, Level.WARNING, "lifetime_too_short", Reason.LIFETIME_TOO_SHORT, message)
+        self.report(entry, Reason.LIFETIME_TOO_SHORT, message)
+
+    def tell(self, entry: Entry, failure: Failure, previous: Failure | None) -> None:
+        """Tell of a failure: loudly where it is another than before."""
+        news = previous is None or (previous.reason, previous.code) != (failure.reason, failure.code)
+        self.event(entry, level_of(failure) if news else Level.DEBUG, "failed", failure.reason, failure.message)
+        self.report(entry, failure.reason, failure.message)
+
+    def refused(self, entry: Entry, error: KeyferryError) -> None:
+        """Report a resource that cannot be used as it is written; only a change brings it back."""
+        if entry.reported != (error.reason, error.message):
+            self.event(entry, Level.ERROR, "refused", error.reason, error.message)
+        self.report(entry, error.reason, error.message)

@@ -1,0 +1,213 @@
+"""What changes in the cluster, handed to the engine: lists, watches, and a sweep against what no watch told of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from keyferry.engine.credentials import Reference
+from keyferry.errors import KeyferryError
+from keyferry.model import ObjectKey
+from keyferry.spec.resources import load_object
+from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, PROVIDERS, SECRETS
+from keyferry_operator.errors import ApiError
+from keyferry_operator.names import CREDENTIAL_LABEL, MANAGED_LABEL
+from keyferry_operator.renewals import RenewalRequests
+from keyferry_operator.watch import Change, Reflector, ResourceWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import kopf
+
+    from keyferry.engine import Engine
+    from keyferry.record import Versioned
+    from keyferry.spec.resources import Loaded
+    from keyferry_operator.catalog import Catalog
+    from keyferry_operator.client import Kind, KubeClient, Object
+    from keyferry_operator.publish import SecretPublisher
+
+log = logging.getLogger(__name__)
+
+SWEEP: Final = 600.0
+"""Seconds between full lists: a watch that began anew tells nothing of what vanished meanwhile."""
+LIST_PAUSE: Final = 5.0
+"""Seconds until the first list is tried again."""
+
+
+class Follower:
+    """Keeps the engine and the catalog in step with the cluster."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        engine: Engine,
+        catalog: Catalog,
+        publisher: SecretPublisher,
+        login: Callable[[], kopf.ConnectionInfo],
+        *,
+        namespace: str,
+        watch_namespaces: tuple[str, ...],
+    ) -> None:
+        """``namespace`` is the operator's own, ``watch_namespaces`` those to look after (none: all)."""
+        self._client = client
+        self._engine = engine
+        self._catalog = catalog
+        self._publisher = publisher
+        self._login = login
+        self._namespace = namespace
+        self._watch_namespaces = watch_namespaces
+        self._renewals = RenewalRequests(engine, catalog)
+        self._inbox: asyncio.Queue[Change] = asyncio.Queue()
+
+    def watch(self) -> ResourceWatch:
+        """Return the watch of our own resources, to be started and stopped."""
+        return ResourceWatch(self._login, self._watch_namespaces, self._kinds(), self._inbox.put_nowait)
+
+    async def run(self) -> None:
+        """Follow what changes until cancelled."""
+        await asyncio.gather(
+            self._follow(), self._sweep(), *(self._reflect(label) for label in (MANAGED_LABEL, CREDENTIAL_LABEL))
+        )
+
+    async def let_go(self, unknown: list[Versioned]) -> None:
+        """Let the identities go of which only the record is left."""
+        for held in unknown:
+            await self._let_go(self._engine.let_go_record(held))
+
+    async def read_all(self) -> None:
+        """Read what is declared and published, as soon as the API server tells."""
+        while True:
+            try:
+                for kind in self._kinds():
+                    for namespace in self._where(kind):
+                        async for body in self._client.pages(kind, namespace):
+                            self._declare(kind, body)
+                for namespace in self._where(SECRETS):
+                    async for body in self._client.pages(SECRETS, namespace, labels=f"{MANAGED_LABEL}=true"):
+                        self._publisher.see(body)
+            except ApiError as error:
+                log.warning("the resources could not be listed yet: %s", error)
+                await asyncio.sleep(LIST_PAUSE)
+            else:
+                return
+
+    async def _reflect(self, label: str) -> None:
+        reflector = Reflector(
+            self._client, SECRETS, f"{label}=true", self._inbox.put_nowait, namespaces=self._watch_namespaces
+        )
+        await reflector.run()
+
+    def _kinds(self) -> tuple[Kind, ...]:
+        """Cluster providers need rights on the whole cluster."""
+        return (PROVIDERS, IDENTITIES) if self._watch_namespaces else (PROVIDERS, CLUSTER_PROVIDERS, IDENTITIES)
+
+    def _where(self, kind: Kind) -> tuple[str | None, ...]:
+        return self._watch_namespaces if kind.namespaced and self._watch_namespaces else (None,)
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            change = await self._inbox.get()
+            try:
+                if change.kind is SECRETS:
+                    self._secret_changed(change)
+                elif change.deleted:
+                    await self._gone(change.kind, change.body)
+                else:
+                    await self._changed(change.kind, change.body)
+            except KeyferryError as error:
+                log.warning("a change could not be taken in: %s", error)
+
+    async def _changed(self, kind: Kind, body: Object) -> None:
+        key, uid = _key(body), str(body["metadata"]["uid"])
+        if kind is IDENTITIES and self._catalog.uid_of(key) not in ("", uid):
+            await self._gone(kind, {"metadata": {**body["metadata"], "uid": self._catalog.uid_of(key)}})
+        self._declare(kind, body)
+        if kind is IDENTITIES:
+            self._renewals.see(key, body)
+
+    def _declare(self, kind: Kind, body: Object) -> None:
+        loaded: Loaded = load_object(body, cluster_namespace=self._namespace)
+        for problem in loaded.problems:
+            log.warning("%s", problem)
+        for provider in loaded.providers:
+            self._engine.declare_provider(provider)
+        for identity in loaded.identities:
+            self._catalog.identities[identity.key] = identity
+            status = dict(body.get("status") or {})
+            self._catalog.status[identity.key] = status
+            self._catalog.handled_renewals.setdefault(identity.key, str(status.get("lastHandledRenew") or ""))
+            self._engine.declare_identity(identity)
+        if loaded.problems and kind is IDENTITIES:
+            self._engine.refuse_identity(_key(body), loaded.problems[0].as_error())
+
+    async def _gone(self, kind: Kind, body: Object) -> None:
+        key = _key(body)
+        if kind is IDENTITIES:
+            if self._catalog.uid_of(key) != body["metadata"]["uid"]:
+                return
+            await self._let_go(self._engine.drop_identity(key))
+            self._catalog.identities.pop(key, None)
+            self._catalog.status.pop(key, None)
+            self._renewals.forget(key)
+            return
+        name = "TokenProvider" if kind is PROVIDERS else "ClusterTokenProvider"
+        namespace = key.namespace if kind is PROVIDERS else self._namespace
+        self._engine.drop_provider((name, ObjectKey(namespace, key.name)))
+
+    def _secret_changed(self, change: Change) -> None:
+        key = _key(change.body)
+        labels = change.body["metadata"].get("labels") or {}
+        if MANAGED_LABEL in labels or key in self._catalog.secrets:
+            before = self._catalog.secrets.get(key)
+            if change.deleted:
+                self._catalog.secrets.pop(key, None)
+                seen = before
+            else:
+                seen = self._publisher.see(change.body)
+            if (
+                seen is not None
+                and seen.identity is not None
+                and (change.deleted or seen.published is None or not seen.published.intact)
+            ):
+                self._engine.republish(seen.identity)
+            elif before is not None and before.identity is not None and before != seen:
+                self._engine.republish(before.identity)
+        else:
+            self._engine.credentials_changed([Reference(key.namespace, key.name)])
+
+    async def _sweep(self) -> None:
+        """Compare with a full list now and then, against deletes that no watch told of."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            try:
+                there: dict[ObjectKey, str] = {}
+                for namespace in self._where(IDENTITIES):
+                    async for body in self._client.pages(IDENTITIES, namespace):
+                        there[_key(body)] = body["metadata"]["uid"]
+            except ApiError as error:
+                log.warning("the sweep could not list identities: %s", error)
+                continue
+            for key, resource in list(self._catalog.identities.items()):
+                if there.get(key) != resource.uid:
+                    self._inbox.put_nowait(
+                        Change(
+                            IDENTITIES,
+                            deleted=True,
+                            body={"metadata": {"name": key.name, "namespace": key.namespace, "uid": resource.uid}},
+                        )
+                    )
+
+    async def _let_go(self, work: Any) -> None:
+        try:
+            await work
+        except KeyferryError as error:
+            log.warning("the private state of an identity that is gone could not be put away yet: %s", error)
+
+
+def _key(body: Object) -> ObjectKey:
+    metadata = body["metadata"]
+    return ObjectKey(metadata.get("namespace", ""), metadata["name"])
