@@ -181,7 +181,7 @@ class Ledger:
     async def _take_back(self, held: Versioned, before: Claim | None, attempt_id: str) -> None:
         """Take a claim back of which it is not known whether it was written: an error may come after the fact."""
         try:
-            current = await self._store.read(held.record.key)
+            current = await self._store.read(held.record.key, held.record.uid)
         except StoreError:
             return
         if current is not None and current.record.claim is not None and current.record.claim.attempt_id == attempt_id:
@@ -236,7 +236,7 @@ class Ledger:
                 try:
                     return await self._store.replace(held, wanted)
                 except Conflict:
-                    current = await self._store.read(held.record.key)
+                    current = await self._store.read(held.record.key, held.record.uid)
                     if current is not None and current.record == wanted:
                         return current  # it was written, and only the reply was lost
                     if current is None or current.record.claim != held.record.claim:

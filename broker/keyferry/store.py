@@ -20,8 +20,12 @@ class Store(Protocol):
     digest_key: bytes
     """Secret key of the fingerprints that stand in records and tombstones."""
 
-    async def read(self, key: ObjectKey) -> Versioned | None:
-        """Return the record as it is now, never from a cache."""
+    async def read(self, key: ObjectKey, uid: str) -> Versioned | None:
+        """Return the record of the identity of this name and uid as it is now, never from a cache.
+
+        ``uid`` is empty where nothing but the record itself would name it. A store that keeps records by name alone
+        returns whatever has the name, and its uid is for the caller to compare.
+        """
         ...
 
     def records(self) -> AsyncIterator[Versioned]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.credentials import Reference
 from keyferry.errors import KeyferryError
@@ -71,10 +71,10 @@ class Follower:
             self._follow(), self._sweep(), *(self._reflect(label) for label in (MANAGED_LABEL, CREDENTIAL_LABEL))
         )
 
-    async def let_go(self, unknown: list[Versioned]) -> None:
+    def let_go(self, unknown: list[Versioned]) -> None:
         """Let the identities go of which only the record is left."""
         for held in unknown:
-            await self._let_go(self._engine.let_go_record(held))
+            self._engine.dismiss_record(held)
 
     async def read_all(self) -> None:
         """Read what is declared and published, as soon as the API server tells."""
@@ -115,16 +115,16 @@ class Follower:
                 if change.kind is SECRETS:
                     self._secret_changed(change)
                 elif change.deleted:
-                    await self._gone(change.kind, change.body)
+                    self._gone(change.kind, change.body)
                 else:
-                    await self._changed(change.kind, change.body)
+                    self._changed(change.kind, change.body)
             except KeyferryError as error:
                 log.warning("a change could not be taken in: %s", error)
 
-    async def _changed(self, kind: Kind, body: Object) -> None:
+    def _changed(self, kind: Kind, body: Object) -> None:
         key, uid = _key(body), str(body["metadata"]["uid"])
         if kind is IDENTITIES and self._catalog.uid_of(key) not in ("", uid):
-            await self._gone(kind, {"metadata": {**body["metadata"], "uid": self._catalog.uid_of(key)}})
+            self._gone(kind, {"metadata": {**body["metadata"], "uid": self._catalog.uid_of(key)}})
         self._declare(kind, body)
         if kind is IDENTITIES:
             self._renewals.see(key, body)
@@ -144,12 +144,12 @@ class Follower:
         if loaded.problems and kind is IDENTITIES:
             self._engine.refuse_identity(_key(body), loaded.problems[0].as_error())
 
-    async def _gone(self, kind: Kind, body: Object) -> None:
+    def _gone(self, kind: Kind, body: Object) -> None:
         key = _key(body)
         if kind is IDENTITIES:
             if self._catalog.uid_of(key) != body["metadata"]["uid"]:
                 return
-            await self._let_go(self._engine.drop_identity(key))
+            self._engine.dismiss_identity(key, self._catalog.uid_of(key))
             self._catalog.identities.pop(key, None)
             self._catalog.status.pop(key, None)
             self._renewals.forget(key)
@@ -200,12 +200,6 @@ class Follower:
                             body={"metadata": {"name": key.name, "namespace": key.namespace, "uid": resource.uid}},
                         )
                     )
-
-    async def _let_go(self, work: Any) -> None:
-        try:
-            await work
-        except KeyferryError as error:
-            log.warning("the private state of an identity that is gone could not be put away yet: %s", error)
 
 
 def _key(body: Object) -> ObjectKey:

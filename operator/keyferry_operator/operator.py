@@ -218,7 +218,7 @@ class Operator:
         await self._follower.read_all()
         unknown = await self.engine.start()
         self._engine_started = True
-        await self._follower.let_go(unknown)
+        self._follower.let_go(unknown)
         watch = self._follower.watch()
         watch.start()
         tasks = [

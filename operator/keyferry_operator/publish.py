@@ -58,11 +58,14 @@ class SecretPublisher:
     async def publish(self, publication: Publication, record: Record) -> Published:
         """Create or apply the Secret."""
         resource = self._catalog.identities.get(publication.key)
-        if resource is None:
+        if resource is None or resource.uid != publication.uid:
             raise PublishError(f"ServiceIdentity {publication.key} is gone, so its Secret was not written")
         place = self._catalog.secret_key(publication.key)
         body = self._body(resource, place, publication, record)
         seen = self._catalog.secrets.get(place)
+        if seen is not None and _of_a_namesake(resource, seen):
+            await self._delete(place, seen)
+            seen = None
         try:
             written = await (self._create(resource, place, body) if seen is None else self._apply(resource, seen, body))
         except ApiError as error:
@@ -75,10 +78,10 @@ class SecretPublisher:
         await self._remove_old(resource, place)
         return current.published
 
-    async def withdraw(self, key: ObjectKey) -> None:
+    async def withdraw(self, key: ObjectKey, uid: str) -> None:
         """Delete the identity's Secrets; when the identity itself is gone, the garbage collector does so as well."""
         for place, seen in list(self._catalog.secrets.items()):
-            if seen.identity == key and seen.published is not None:
+            if seen.identity == key and seen.published is not None and seen.published.uid == uid:
                 await self._delete(place, seen)
 
     def see(self, body: Object) -> SeenSecret | None:
@@ -188,6 +191,15 @@ class SecretPublisher:
             if not error.conflict:
                 raise PublishError(f"Secret {place} cannot be deleted: {error.message}") from None
         self._catalog.secrets.pop(place, None)
+
+
+def _of_a_namesake(resource: IdentityResource, seen: SeenSecret) -> bool:
+    """Tell whether a Secret belonged to an identity of the same name that is gone.
+
+    It is about to be collected as garbage. What one left with ``deletionPolicy: Retain`` has no owner, and stays.
+    """
+    ours = seen.identity == resource.key and seen.published is not None and seen.published.uid == seen.owner
+    return ours and seen.owner not in ("", resource.uid)
 
 
 def _not_owned(resource: IdentityResource, place: ObjectKey) -> PublishError:

@@ -120,10 +120,14 @@ class ClusterReporter:
             return
         try:
             await self._client.merge(
-                IDENTITIES, status.key.namespace, status.key.name, {"status": wanted}, subresource="status"
+                IDENTITIES,
+                status.key.namespace,
+                status.key.name,
+                {"metadata": {"uid": resource.uid}, "status": wanted},
+                subresource="status",
             )
         except ApiError as error:
-            if not error.not_found:
+            if not error.not_found and not error.conflict:  # else it is gone, or another one has its name
                 log.warning("the status of %s cannot be written yet: %s", status.key, error)
                 await asyncio.sleep(2)
                 self._dirty.setdefault(status.key, status)

@@ -45,20 +45,20 @@ class SecretStore:
         self._client = client
         self._namespace = namespace
         self._catalog = catalog
-        self._memory: dict[ObjectKey, Versioned] = {}
+        self._memory: dict[str, Versioned] = {}
+        """By uid."""
         self._stored: set[str] = set()
         """Uids of which there is a private state Secret."""
         self._serial = itertools.count(1)
 
-    async def read(self, key: ObjectKey) -> Versioned | None:
+    async def read(self, key: ObjectKey, uid: str) -> Versioned | None:  # noqa: ARG002 - the uid says it all
         """Return the record as it is now: a quorum read where there is private state, else what is remembered."""
-        uid = self._catalog.uid_of(key)
         if uid not in self._stored:
-            return self._memory.get(key)
+            return self._memory.get(uid)
         found = await self._client.get(SECRETS, self._namespace, state_name(uid))
-        if found is None:
+        if found is None or found["metadata"].get("labels", {}).get(STATE_LABEL) != PRIVATE:
             self._stored.discard(uid)
-            return self._memory.get(key)
+            return self._memory.get(uid)
         return _decode(found)
 
     async def records(self) -> AsyncIterator[Versioned]:
@@ -75,13 +75,13 @@ class SecretStore:
         for record in self._catalog.published_records():
             if record.uid not in seen:
                 versioned = Versioned(record, f"{MEMORY}{next(self._serial)}")
-                self._memory[record.key] = versioned
+                self._memory[record.uid] = versioned
                 yield versioned
 
     async def create(self, record: Record) -> Versioned:
         """Write the first version."""
         if not self._is_private(record):
-            if record.key in self._memory:
+            if record.uid in self._memory:
                 raise Conflict(f"there is a record of ServiceIdentity {record.key} already")
             return self._remember(record)
         return await self._create(record)
@@ -90,21 +90,21 @@ class SecretStore:
         """Write the next version over the one that ``held`` names."""
         if not held.version.startswith(MEMORY):
             return await self._replace(held, record, PRIVATE)
-        current = self._memory.get(record.key)
+        current = self._memory.get(record.uid)
         if current is None or current.version != held.version:
             raise Conflict(f"the record of ServiceIdentity {record.key} was written by somebody else meanwhile")
         if not self._is_private(record):
             return self._remember(record)
         created = await self._create(record)
-        del self._memory[record.key]
+        del self._memory[record.uid]
         return created
 
     async def bury(self, held: Versioned) -> None:
         """Mark the private state as an order to revoke."""
-        self._memory.pop(held.record.key, None)
         if not held.version.startswith(MEMORY):
             await self._replace(held, held.record, GONE)
-            self._stored.discard(held.record.uid)
+        self._stored.discard(held.record.uid)
+        self._memory.pop(held.record.uid, None)
 
     async def buried(self) -> AsyncIterator[Versioned]:
         """Yield the orders to revoke."""
@@ -148,7 +148,7 @@ class SecretStore:
 
     def _remember(self, record: Record) -> Versioned:
         versioned = Versioned(record, f"{MEMORY}{next(self._serial)}")
-        self._memory[record.key] = versioned
+        self._memory[record.uid] = versioned
         return versioned
 
     async def _create(self, record: Record) -> Versioned:
@@ -157,6 +157,7 @@ class SecretStore:
             made = await self._client.create(SECRETS, self._namespace, body)
         except ApiError as error:
             if error.conflict:
+                self._stored.add(record.uid)  # so that it is read before the next try
                 raise Conflict(f"there is private state of ServiceIdentity {record.key} already") from None
             raise
         self._stored.add(record.uid)

@@ -67,9 +67,9 @@ class World:
 class PausingStore(MemoryStore):
     """Stops before and after each operation: what happens in between is anybody's."""
 
-    async def read(self, key: ObjectKey) -> Versioned | None:
+    async def read(self, key: ObjectKey, uid: str) -> Versioned | None:
         await Turn()
-        found = await super().read(key)
+        found = await super().read(key, uid)
         await Turn()
         return found
 
@@ -206,7 +206,7 @@ class Broker:
 
     async def _once(self) -> bool:
         """Take one decision; False where only a person helps."""
-        held = await self._store.read(KEY)
+        held = await self._store.read(KEY, "")
         assert held is not None
         record = held.record
         token = record.refresh_token

@@ -31,11 +31,11 @@ def place(tmp_path: Path) -> Path:
 async def test_a_record_is_read_back_and_replaced_only_by_who_saw_the_last_version(
     store: FileStore, record: Record
 ) -> None:
-    assert await store.read(KEY) is None
+    assert await store.read(KEY, PLAIN.uid) is None
     first = await store.create(record)
-    assert await store.read(KEY) == first
+    assert await store.read(KEY, PLAIN.uid) == first
     second = await store.replace(first, replace(record, revision=2))
-    assert (await store.read(KEY)) == second
+    assert (await store.read(KEY, PLAIN.uid)) == second
     with pytest.raises(Conflict):
         await store.replace(first, record)
     with pytest.raises(Conflict):
@@ -46,7 +46,7 @@ async def test_a_record_is_read_back_and_replaced_only_by_who_saw_the_last_versi
 async def test_an_order_to_revoke_outlives_the_record(store: FileStore) -> None:
     held = await store.create(PRECIOUS)
     await store.bury(held)
-    assert await store.read(KEY) is None
+    assert await store.read(KEY, PLAIN.uid) is None
     orders = [order async for order in store.buried()]
     assert [order.record for order in orders] == [PRECIOUS]
     await store.settle(orders[0])
@@ -69,7 +69,7 @@ async def test_a_seed_belongs_to_who_came_first(store: FileStore) -> None:
 async def test_an_empty_file_is_a_record_that_the_power_took(store: FileStore, tmp_path: Path) -> None:
     await store.create(PLAIN)
     place(tmp_path).write_bytes(b"")
-    assert await store.read(KEY) is None
+    assert await store.read(KEY, PLAIN.uid) is None
     assert not [held async for held in store.records()]
     assert (await store.create(PLAIN)).record == PLAIN
 
@@ -78,7 +78,7 @@ async def test_a_damaged_record_is_told_of_by_name_and_not_by_content(store: Fil
     await store.create(PRECIOUS)
     place(tmp_path).write_bytes(place(tmp_path).read_bytes()[:-9])
     with pytest.raises(StoreError) as caught:
-        await store.read(KEY)
+        await store.read(KEY, PLAIN.uid)
     assert str(place(tmp_path)) in str(caught.value)
     assert "rt" not in str(caught.value).replace(str(tmp_path), "").split()
 

@@ -41,7 +41,8 @@ class MemoryStore:
         self.on_write: Callable[[], None] = lambda: None
         self.history: list[Record] = []
         """Every version ever written, in order."""
-        self._records: dict[ObjectKey, bytes] = {}
+        self._records: dict[str, bytes] = {}
+        """By uid."""
         self._buried: dict[str, Versioned] = {}
         self._tombstones: dict[str, str] = {}
         self.gone: set[str] = set()
@@ -49,20 +50,18 @@ class MemoryStore:
 
     def peek(self, key: ObjectKey) -> Versioned | None:
         """Return the record without any trouble."""
-        data = self._records.get(key)
-        if data is None:
-            return None
-        record, version = loads(data)
-        return Versioned(record, str(version))
+        return next(
+            (held for held in map(self._held, self._records) if held is not None and held.record.key == key), None
+        )
 
-    async def read(self, key: ObjectKey) -> Versioned | None:
+    async def read(self, key: ObjectKey, uid: str) -> Versioned | None:
         if self.reads and self.reads.popleft() is not Trouble.NONE:
             raise StoreUnavailable("the store cannot be read")
-        return self.peek(key)
+        return self._held(uid) if uid else self.peek(key)
 
     async def records(self) -> AsyncIterator[Versioned]:
-        for key in list(self._records):
-            held = self.peek(key)
+        for uid in list(self._records):
+            held = self._held(uid)
             if held is not None:
                 yield held
 
@@ -73,9 +72,12 @@ class MemoryStore:
         return self._write(held, record)
 
     async def bury(self, held: Versioned) -> None:
-        self._compare(held.record.key, held.version)
+        trouble = self._befall()
+        self._compare(held.record.uid, held.version)
         self._buried[held.record.uid] = held
-        del self._records[held.record.key]
+        del self._records[held.record.uid]
+        if trouble is Trouble.REPLY_LOST:
+            raise StoreUnavailable("the store did not answer")
 
     async def buried(self) -> AsyncIterator[Versioned]:
         for held in list(self._buried.values()):
@@ -91,13 +93,10 @@ class MemoryStore:
         return holder in self.gone
 
     def _write(self, held: Versioned | None, record: Record) -> Versioned:
-        self.on_write()
-        trouble = self.troubles.popleft() if self.troubles else Trouble.NONE
-        if trouble is Trouble.LOST:
-            raise StoreUnavailable("the store cannot be written")
-        self._compare(record.key, held.version if held is not None else None)
+        trouble = self._befall()
+        self._compare(record.uid, held.version if held is not None else None)
         version = 1 if held is None else int(held.version) + 1
-        self._records[record.key] = dumps(record, version)
+        self._records[record.uid] = dumps(record, version)
         self.history.append(record)
         if trouble is Trouble.REPLY_LOST:
             raise StoreUnavailable("the store did not answer")
@@ -105,8 +104,22 @@ class MemoryStore:
             raise Conflict("the record was written meanwhile")
         return Versioned(record, str(version))
 
-    def _compare(self, key: ObjectKey, version: str | None) -> None:
-        current = self.peek(key)
+    def _befall(self) -> Trouble:
+        self.on_write()
+        trouble = self.troubles.popleft() if self.troubles else Trouble.NONE
+        if trouble is Trouble.LOST:
+            raise StoreUnavailable("the store cannot be written")
+        return trouble
+
+    def _held(self, uid: str) -> Versioned | None:
+        data = self._records.get(uid)
+        if data is None:
+            return None
+        record, version = loads(data)
+        return Versioned(record, str(version))
+
+    def _compare(self, uid: str, version: str | None) -> None:
+        current = self._held(uid)
         if (current.version if current is not None else None) != version:
             raise Conflict("the record was written by somebody else meanwhile")
 

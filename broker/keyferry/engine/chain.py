@@ -52,7 +52,7 @@ class IdentityChain:
             )
         # Before the look, not after it: a token that is issued in between must not be missed.
         self._asked[key].add(consumer)
-        held = await self._ports.store.read(key)
+        held = await self._ports.store.read(key, entry.uid)
         token = held.record.token if held is not None else None
         if token is None or token.expires_at <= self._ports.clock.now():
             raise ExchangeError(

@@ -74,6 +74,9 @@ class Engine:
             suspend_all=settings.suspend_all,
             observe_seconds=self._observe_seconds,
         )
+        self._departures = Departures(
+            ports, self.roster, self._agenda, self._queue, self._worker, self._undertaker, self._look_at
+        )
         self._loop = Loop(
             ports,
             self.roster,
@@ -81,11 +84,9 @@ class Engine:
             self._queue,
             self._worker,
             self._undertaker,
+            self._departures,
             suspend_all=settings.suspend_all,
             drain=settings.drain,
-        )
-        self._departures = Departures(
-            ports, self.roster, self._agenda, self._queue, self._worker, self._undertaker, self._loop
         )
         self.open_claims: set[str] = set()
         """Attempt ids of the claims that were open when the engine started."""
@@ -104,12 +105,17 @@ class Engine:
         self._loop.look_at(self.roster.drop_provider(key))
 
     def declare_identity(self, resource: IdentityResource) -> None:
-        """Take in a new or changed identity; a change waives its backoff."""
+        """Take in a new or changed identity; a change waives its backoff.
+
+        One of the same name and another uid is another identity: the old one is let go.
+        """
         known = self.roster.entries.get(resource.key)
-        if known is not None and known.resource.spec == resource.spec:
+        if known is not None and resource.uid and known.uid and known.uid != resource.uid:
+            self._departures.dismiss(resource.key)  # it was created again under the same name
+        elif known is not None and known.resource.spec == resource.spec:
             known.resource = resource
             return
-        self._departures.cancel(resource.key)
+        self._departures.cancel(resource.key, resource.uid)
         self._queue.discard(resource.key)  # it may have waited for another provider
         entry = self.roster.declare_identity(resource)
         self._loop.look_at({entry.key}, waive=Waive.ALWAYS)
@@ -124,9 +130,18 @@ class Engine:
     async def drop_identity(self, key: ObjectKey) -> None:
         """Let an identity go: bury its private state as an order to revoke, and withdraw its files.
 
-        Raises StoreError where its state cannot be put away; it is then one of ``leaving``, to be dropped again.
+        Raises StoreError where its state cannot be put away; it is then one of ``leaving``, and tried again.
         """
-        await self._departures.drop(key)
+        self._departures.dismiss(key)
+        await self._departures.finish(key)
+
+    def dismiss_identity(self, key: ObjectKey, uid: str) -> None:
+        """Let the identity of this name and uid go as soon as can be; what fails is tried again."""
+        self._departures.dismiss(key, uid)
+
+    def dismiss_record(self, held: Versioned) -> None:
+        """Do the same for an identity of which only the record is left."""
+        self._departures.dismiss_record(held)
 
     @property
     def leaving(self) -> frozenset[ObjectKey]:
@@ -139,8 +154,9 @@ class Engine:
         return self._undertaker.open_orders
 
     async def let_go_record(self, held: Versioned) -> None:
-        """Let an identity go of which only the record is left."""
-        await self._departures.let_go_record(held)
+        """Let an identity go of which only the record is left. Raises StoreError; it is tried again."""
+        self._departures.dismiss_record(held)
+        await self._departures.finish(held.record.key, held.record.uid)
 
     def credentials_changed(self, references: Iterable[Reference]) -> None:
         """Wake exactly the identities that use a changed Secret or ConfigMap; their backoff is waived."""
@@ -267,6 +283,9 @@ class Engine:
 
     def _nudge(self, key: ObjectKey) -> None:
         self._loop.look_at({key})
+
+    def _look_at(self, keys: Iterable[ObjectKey]) -> None:
+        self._loop.look_at(keys)
 
     def _observe_seconds(self, provider: str, seconds: float) -> None:
         self.exchange_seconds(provider, seconds)

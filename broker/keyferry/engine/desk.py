@@ -75,7 +75,7 @@ class Desk:
         self, entry: Entry, provider: Provider | None, *, suspended: bool
     ) -> tuple[Observed, Versioned | None, PublishError | None]:
         """Gather what the plan looks at, with what kept us from seeing the published files. Raises StoreError."""
-        held = await self._ports.store.read(entry.key)
+        held = await self._ports.store.read(entry.key, entry.uid)
         try:
             published = await self._ports.publisher.observe(entry.key)
         except PublishError as error:
@@ -162,7 +162,7 @@ class Desk:
         if token is None:
             return None
         if entry.resource.spec.target.type is TargetType.NONE:
-            await self._ports.publisher.withdraw(entry.key)
+            await self._ports.publisher.withdraw(entry.key, entry.uid)
             return None
         spec = provider.resource.spec
         api_key = token.token_type == API_KEY_TYPE

@@ -126,7 +126,7 @@ class Job:
 
     async def reread(self) -> None:
         """Take in the record as it is now, after an attempt that changed it."""
-        self.held = await self.ports.store.read(self.key)
+        self.held = await self.ports.store.read(self.key, self.uid)
         self.observed = replace(self.observed, record=self.held.record if self.held is not None else None)
 
 

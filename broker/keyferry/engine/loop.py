@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
     from typing import Any
 
+    from keyferry.engine.departures import Departures
     from keyferry.engine.entry import Entry
     from keyferry.engine.ports import Ports
     from keyferry.engine.roster import Roster
@@ -52,6 +53,7 @@ class Loop:
         queue: Queue,
         worker: Worker,
         undertaker: Undertaker,
+        departures: Departures,
         *,
         suspend_all: bool,
         drain: float,
@@ -63,6 +65,7 @@ class Loop:
         self._queue = queue
         self._worker = worker
         self._undertaker = undertaker
+        self._departures = departures
         self._suspend_all = suspend_all
         self._drain_for = drain
         self.stopping = False
@@ -83,6 +86,7 @@ class Loop:
             self._notice_jump()
             self._start_checks()
             self._start_exchanges()
+            self._start_departures()
             self._start_revocations()
             timeout = self._pause()
             if timeout > 0:
@@ -111,9 +115,7 @@ class Loop:
 
     def look_at(self, keys: Iterable[ObjectKey], *, waive: Waive = Waive.NEVER) -> None:
         """Put identities on the agenda for now."""
-        if not self.started:
-            return
-        for key in keys:
+        for key in keys if self.started else ():
             entry = self._roster.entries.get(key)
             if entry is None:
                 continue
@@ -151,6 +153,12 @@ class Loop:
             entry.busy = True
             self._spawn(self._worker.exchange(entry, lanes[taken[0]].finish), entry, checking=False)
 
+    def _start_departures(self) -> None:
+        for departure in self._departures.take_due(self._ports.clock.now()):
+            task = asyncio.create_task(self._departures.work(departure))
+            task.add_done_callback(lambda _task: self._wake.set())
+            self._keep_task(task)
+
     def _start_revocations(self) -> None:
         due = self._undertaker.next_time() <= self._ports.clock.now()
         if due and not self._suspend_all and (self._revoking is None or self._revoking.done()):
@@ -161,7 +169,11 @@ class Loop:
     def _pause(self) -> float:
         clock = self._ports.clock
         lanes = {provider.lane_name: provider.lane for provider in self._roster.providers.values()}
-        waits = [LONGEST_SLEEP, self._queue.next_wait(lanes, clock.monotonic())]
+        waits = [
+            LONGEST_SLEEP,
+            self._queue.next_wait(lanes, clock.monotonic()),
+            self._departures.next_time() - clock.now(),
+        ]
         if (self._revoking is None or self._revoking.done()) and not self._suspend_all:
             waits.append(self._undertaker.next_time() - clock.now())
         if self._checking < CHECKS_AT_ONCE:
@@ -216,7 +228,3 @@ class Loop:
             for watcher in self.watchers:
                 watcher.set()
             self._wake.set()
-
-    def wake(self) -> None:
-        """Have the loop look at what there is to do."""
-        self._wake.set()

@@ -66,8 +66,8 @@ class Publisher(Protocol):
         """Return what lies there of each of ``keys``, in one go; those that cannot be read are left out."""
         ...
 
-    async def withdraw(self, key: ObjectKey) -> None:
-        """Remove what is ours."""
+    async def withdraw(self, key: ObjectKey, uid: str) -> None:
+        """Remove what is ours, and of the identity of this uid: another one may have its name by now."""
         ...
 
 

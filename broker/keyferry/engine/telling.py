@@ -31,6 +31,8 @@ class Teller:
     def report(self, entry: Entry, reason: Reason, message: str, *, busy: bool = False) -> None:
         """Report a status; ``busy`` while an exchange is queued or under way."""
         entry.reported = (reason, message)
+        if self._roster.entries.get(entry.key) is not entry:
+            return  # it is gone, and another one may have its name
         self._ports.reporter.report(entry.status(reason, message, busy=busy))
 
     def event(self, entry: Entry, level: Level, word: str, reason: Reason, message: str) -> None:

@@ -242,7 +242,7 @@ class Undertaker:
         """
         for key, entry in list(self._roster.entries.items()):
             if entry.spec_hash == gone.spec_hash and key.namespace == gone.key.namespace:
-                held = await self._ports.store.read(key)
+                held = await self._ports.store.read(key, entry.uid)
                 token = held.record.token if held is not None else None
                 if token is not None and gone.token is not None and token.access_token == gone.token.access_token:
                     return True

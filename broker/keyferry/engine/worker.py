@@ -356,7 +356,7 @@ class Worker:
             return
         error.reason = Reason.REFRESH_IN_DOUBT
         try:
-            held = await self._ports.store.read(entry.key)
+            held = await self._ports.store.read(entry.key, entry.uid)
         except StoreError:
             return  # the claim then takes longer to settle, no more
         if held is not None and held.record.claim is not None and held.record.claim.holder == self._desk.holder:

@@ -56,8 +56,8 @@ class FileStore:
         self._executor = executor
         self._locks = tuple(Lock() for _ in range(SLOTS))
 
-    async def read(self, key: ObjectKey) -> Versioned | None:
-        """Return the record as it is on the disk."""
+    async def read(self, key: ObjectKey, uid: str) -> Versioned | None:  # noqa: ARG002 - files have names only
+        """Return the record as it is on the disk, whoever's it is: nobody but the record names an identity's uid."""
         return await self._in_thread(lambda: self._read(_path(key)))
 
     async def records(self) -> AsyncIterator[Versioned]:

@@ -49,7 +49,7 @@ class LocalPublisher:
         """Return what is there of each; those that cannot be read are left out."""
         return await self._files.aobserve_many(keys)
 
-    async def withdraw(self, key: ObjectKey) -> None:
+    async def withdraw(self, key: ObjectKey, uid: str) -> None:  # noqa: ARG002 - here a name is all there is
         """Remove what is ours."""
         await self._files.awithdraw(key)
 

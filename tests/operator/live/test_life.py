@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -102,6 +103,56 @@ async def test_a_refresh_token_lives_in_the_private_state_and_is_revoked_with_it
                 )
             )
         )
+    assert max(field.issuer.sent_refresh_tokens().values()) == 1
+
+
+def _person(field: Field) -> dict[str, Any]:
+    """Return an identity with a refresh token to begin with, which is its own."""
+    seed = field.issuer.seed_refresh_token("bot", "ada")
+    field.apply(field.secret("seed", token=seed))
+    grant = {"type": "RefreshToken", "refreshToken": {"from": {"secretKeyRef": {"name": "seed", "key": "token"}}}}
+    return field.identity("person", grant=grant)
+
+
+def _declared(field: Field) -> dict[str, Any]:
+    found = field.cluster.api.find("keyferry.dev/v1alpha1", "ServiceIdentity", "person", field.namespace)
+    assert found is not None
+    return found
+
+
+def _uids_of_state(field: Field, state: str) -> list[str]:
+    found = field.cluster.api.items("v1", "Secret", field.home, labelSelector=f"keyferry.dev/state={state}")
+    return [each["metadata"]["name"].removeprefix("kf-") for each in found]
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_an_identity_that_is_created_again_is_another_one(field: Field, running: bool) -> None:  # noqa: FBT001
+    """Its name is all that they share: the first is revoked, the second has a Secret and a life of its own."""
+    _bot(field, Grant.REFRESH_TOKEN)
+    field.issuer.service.settings.access_lifetime = 3600.0
+    field.apply(field.provider(), field.secret("bot", secret=SECRET), _person(field))
+    async with contextlib.AsyncExitStack() as stack:
+        async with contextlib.AsyncExitStack() as before:
+            await before.enter_async_context(field.operator())
+            await field.until(lambda: field.status("person").get("revision") == 1)
+            first = _declared(field)
+            if running:
+                stack.push_async_exit(before.pop_all())
+        field.cluster.api.delete(first)
+        field.apply(_person(field))
+        second = _declared(field)
+        assert second["metadata"]["uid"] != first["metadata"]["uid"]
+        if not running:
+            await stack.enter_async_context(field.operator())
+        await field.until(lambda: field.condition("person").get("status") == "True")
+        await field.until(
+            lambda: [field.issuer.service.active(token) for token in field.issuer.issued] == [False, True]
+        )
+        await field.until(lambda: not _uids_of_state(field, "gone"))
+        assert _uids_of_state(field, "private") == [second["metadata"]["uid"]]
+        target = field.target("person")
+        assert target is not None
+        assert [owner["uid"] for owner in target["metadata"]["ownerReferences"]] == [second["metadata"]["uid"]]
     assert max(field.issuer.sent_refresh_tokens().values()) == 1
 
 
