@@ -97,11 +97,15 @@ class KubeClient:
                 return None
             raise
 
-    async def pages(self, kind: Kind, namespace: str | None = None, *, labels: str = "") -> AsyncIterator[Object]:
+    async def pages(
+        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Object]:
         """Yield the objects of a kind, page by page."""
         query = {"limit": str(PAGE)}
         if labels:
             query["labelSelector"] = labels
+        if fields:
+            query["fieldSelector"] = fields
         while True:
             page = await self._request("GET", kind.path(namespace), query=query)
             for item in page.get("items", ()):

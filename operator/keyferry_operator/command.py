@@ -90,6 +90,12 @@ def operator(
             help="Let identities use tokens of labelled ServiceAccounts.",
         ),
     ] = False,
+    touch_pods: Annotated[
+        bool,
+        typer.Option(
+            "--touch-pods/--no-touch-pods", help="Let identities have the pods that mount their Secret annotated."
+        ),
+    ] = False,
     suspend_all: Annotated[
         bool, typer.Option("--suspend-all", help="Exchange nothing: for the first start after a restore.")
     ] = False,
@@ -146,6 +152,7 @@ def operator(
         allowed_hosts=_hosts(allow_host or []),
         api_audiences=default.api_audiences | frozenset(api_audience or ()),
         service_account_tokens=service_account_tokens,
+        touch_pods=touch_pods,
         suspend_all=suspend_all,
         leader_election=leader_election,
         escrow=escrow,

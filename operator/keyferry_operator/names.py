@@ -14,6 +14,8 @@ STATE_LABEL: Final = "keyferry.dev/state"
 HOSTS_ANNOTATION: Final = "keyferry.dev/hosts"
 RECORD_ANNOTATION: Final = "keyferry.dev/record"
 RENEW_ANNOTATION: Final = "keyferry.dev/renew"
+TOUCHED_ANNOTATION: Final = "keyferry.dev/touched"
+"""On a pod: the Secrets, with their versions, that were written when it was touched last."""
 RELOADER_ANNOTATION: Final = "reloader.stakater.com/ignore"
 
 KEYS_SECRET: Final = "keyferry-keys"  # noqa: S105 - a name

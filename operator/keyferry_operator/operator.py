@@ -26,6 +26,7 @@ from keyferry_operator.names import KEYS_SECRET, MANAGER
 from keyferry_operator.publish import SecretPublisher
 from keyferry_operator.report import ClusterReporter
 from keyferry_operator.state import SecretStore
+from keyferry_operator.touch import PodToucher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,8 @@ class OperatorSettings:
         {"https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local"}
     )
     service_account_tokens: bool = False
+    touch_pods: bool = False
+    """Let identities have the pods that mount their Secret annotated; needs rights on pods."""
     suspend_all: bool = False
     leader_election: bool = False
     """Work only while this replica holds the Lease; needs rights on it."""
@@ -106,8 +109,9 @@ class Operator:
         origin = await self._origin()
         key = await self._keys()
         self._store = SecretStore(self.client, settings.namespace, self.catalog, origin=origin, digest_key=key)
-        self._publisher = SecretPublisher(self.client, self.catalog, key=key, origin=origin)
         self.reporter = ClusterReporter(self.client, self.catalog, instance=settings.instance)
+        self._toucher = PodToucher(self.client, enabled=settings.touch_pods, tell=self.reporter.event)
+        self._publisher = SecretPublisher(self.client, self.catalog, key=key, origin=origin, toucher=self._toucher)
         ports = Ports(
             store=self._store,
             escrow=self._escrow,
@@ -224,6 +228,7 @@ class Operator:
         tasks = [
             asyncio.create_task(self._follower.run(), name="changes"),
             asyncio.create_task(self.reporter.run(), name="reporter"),
+            asyncio.create_task(self._toucher.run(), name="pods"),
         ]
         try:
             await self.engine.run()

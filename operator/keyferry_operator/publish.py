@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keyferry.spec.resources import IdentityResource
     from keyferry_operator.catalog import Catalog
     from keyferry_operator.client import KubeClient, Object
+    from keyferry_operator.touch import PodToucher
 
 
 @final
@@ -32,11 +33,12 @@ class SecretPublisher:
 
     delivery = Delivery.SECRET
 
-    def __init__(self, client: KubeClient, catalog: Catalog, *, key: bytes, origin: str) -> None:
+    def __init__(self, client: KubeClient, catalog: Catalog, *, key: bytes, origin: str, toucher: PodToucher) -> None:
         self._client = client
         self._catalog = catalog
         self._key = key
         self._origin = origin
+        self._toucher = toucher
 
     def place(self, key: ObjectKey) -> str:
         """Return nothing: where a pod mounts a Secret is the pod's affair."""
@@ -75,6 +77,8 @@ class SecretPublisher:
         current = self.see(written)
         if current is None or current.published is None:
             raise PublishError(f"Secret {place} was changed by somebody while it was written. Keyferry tries again.")
+        if resource.spec.target.touch_pods:
+            self._toucher.written(publication.key, place, current.version)
         await self._remove_old(resource, place)
         return current.published
 

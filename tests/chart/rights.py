@@ -69,11 +69,11 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("state", "get", "SECRETS"): (Place.PRIVATE, "get"),
     Call("state", "pages", "SECRETS"): (Place.PRIVATE, "list"),
     Call("state", "replace", "SECRETS"): (Place.PRIVATE, "update"),
+    Call("touch", "merge", "PODS"): (Place.PODS, "patch"),
+    Call("touch", "pages", "PODS"): (Place.PODS, "list"),
 }
 # What kopf lists and watches.
 KOPF = {"IDENTITIES": Place.WATCHED, "PROVIDERS": Place.WATCHED, "CLUSTER_PROVIDERS": Place.CLUSTER}
-# The API's own way to make a kubelet sync: find the pods, annotate them.
-TOUCH = {Right("", "pods", verb) for verb in ("list", "patch")}
 
 KINDS = {name: kind for name, kind in vars(client).items() if isinstance(kind, client.Kind)}
 # Functions that take a kind and ask the API server for nothing.
@@ -83,8 +83,6 @@ SUBRESOURCES = {"token", "status"}
 
 def needed(place: Place) -> set[Right]:
     """Return the rights that the operator needs in ``place``."""
-    if place is Place.PODS:
-        return TOUCH
     watched = {right for kind, where in KOPF.items() if where is place for right in _rights(kind, "list watch")}
     return watched.union(*(_rights(call.kind, verbs) for call, (where, verbs) in CALLS.items() if where is place))
 

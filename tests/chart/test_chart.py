@@ -124,6 +124,7 @@ def test_arguments(helm: Helm) -> None:
         "--allow-host=[fd00::7]",
         "--api-audience=https://api.example.org",
         "--service-account-tokens",
+        "--touch-pods",
         "--suspend-all",
     ]
     alone = helm.template({"leaderElection": {"enabled": False}, "metrics": {"enabled": False}})

@@ -97,8 +97,9 @@ class TestRendered:
         rendered = helm.template(EVERYTHING)
         for name, place in DANGEROUS.items():
             assert rules_of(rendered.one("ClusterRole", name)) == needed(place)
-        assert "--service-account-tokens" in rendered.container["args"]
-        assert "--service-account-tokens" not in helm.template().container["args"]
+        for flag in ("--service-account-tokens", "--touch-pods"):
+            assert flag in rendered.container["args"]
+            assert flag not in helm.template().container["args"]
 
     def test_tokens_of_named_accounts_alone(self, helm: Helm) -> None:
         rendered = helm.template({"serviceAccountTokens": {"enabled": True, "names": ["ingest", "report"]}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import kopf
@@ -56,14 +56,15 @@ class Field:
         )
 
     @contextlib.asynccontextmanager
-    async def operator(self) -> AsyncIterator[Operator]:
-        """Run an operator; it is stopped in good order at the end."""
+    async def operator(self, **changes: Any) -> AsyncIterator[Operator]:
+        """Run an operator, with some of its settings changed; it is stopped in good order at the end."""
         settings = OperatorSettings(
             namespace=self.home,
             instance="test",
             watch_namespaces=(self.namespace,),
             allowed_hosts=(HostRule.parse("127.0.0.1"),),
         )
+        settings = replace(settings, **changes)
         with ThreadPoolExecutor(4) as executor:
             escrow = FileEscrow(self.escrow, executor)
             async with Operator(settings, self.login, escrow) as operator:
