@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from keyferry import __version__
 from tests.support import cluster as clusters
 from tests.support import kube_node
 from tests.support.tier import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.support.cluster import Cluster
     from tests.support.kube_node import Node
     from tests.support.kube_servers import Options
     from tests.support.servers import SharedRun
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +75,14 @@ def start_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     yield start
     for cluster in started:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def keyferry_image(node: Node, shared_run: SharedRun) -> str:
+    """Return the image that the repository's Dockerfile makes, in the node's containerd; it is built once for a run."""
+
+    def build() -> dict[str, str]:
+        given = {name: os.environ[name] for name in ("PIP_INDEX_URL",) if name in os.environ}
+        return {"image": node.build_image(f"localhost/keyferry:{__version__}", REPOSITORY, arguments=given)}
+
+    return str(shared_run.shared("keyferry-image", build)["image"])
