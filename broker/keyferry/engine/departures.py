@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from keyferry.engine.job import order_to_revoke
 from keyferry.engine.status import Event, Level
 from keyferry.errors import KeyferryError, Reason
 from keyferry.scheduler.lane import backoff
@@ -195,9 +196,13 @@ class Departures:
         self._ports.reporter.event(Event(Level.INFO, "removed", Reason.ISSUED, f"ServiceIdentity {key} is gone", key))
 
     def _with_order(self, entry: Entry, held: Versioned) -> Versioned:
-        """Return the record with the order to revoke as the resources say it now, not as the last exchange noted it."""
+        """Return the record with the order to revoke as the resources say it now, not as the last exchange noted it.
+
+        What was only published, and read again after a restart, has no order yet.
+        """
         provider = self._roster.provider_of(entry)
-        if provider is None or held.record.revocation is None:
+        if provider is None:
             return held
-        order = replace(held.record.revocation, policy=entry.resource.spec.deletion_policy.value)
+        noted = held.record.revocation or order_to_revoke(entry.resource.spec, provider)
+        order = replace(noted, policy=entry.resource.spec.deletion_policy.value)
         return replace(held, record=replace(held.record, revocation=order))

@@ -85,23 +85,12 @@ class Job:
     def context(self, binding: Binding, idle: float | None, *, publish: bool = True) -> Context:
         """Return what a record takes in beside a token."""
         renewal = self.spec.renewal
-        provider = self.provider.resource
         return Context(
             spec_hash=self.observed.spec_hash,
             policy=RenewalPolicy(renewal.before, renewal.minimum_remaining),
             draw=self.ports.rng.random(),
             binding=binding,
-            revocation=Revocation(
-                policy=self.spec.deletion_policy.value,
-                provider=self.provider.written_spec,
-                client=(
-                    self.spec.client.model_dump(mode="json", by_alias=True, exclude_unset=True)
-                    if self.spec.client is not None
-                    else None
-                ),
-                provider_namespace=provider.key.namespace,
-                provider_kind=provider.kind.value,
-            ),
+            revocation=order_to_revoke(self.spec, self.provider),
             source=self.resource.source,
             idle=idle,
             publish=publish,
@@ -249,4 +238,15 @@ def needs_seed(job: Job) -> ResourceError:
         " Keyferry goes on as soon as the Secret changes.",
         reason=Reason.APPROVAL_REQUIRED,
         retry=RetryClass.NEEDS_PERSON,
+    )
+
+
+def order_to_revoke(spec: ServiceIdentitySpec, provider: Provider) -> Revocation:
+    """Return how what an identity holds is to be revoked when it goes, and where: its resources may go with it."""
+    return Revocation(
+        policy=spec.deletion_policy.value,
+        provider=provider.written_spec,
+        client=spec.client.model_dump(mode="json", by_alias=True, exclude_unset=True) if spec.client else None,
+        provider_namespace=provider.resource.key.namespace,
+        provider_kind=provider.resource.kind.value,
     )

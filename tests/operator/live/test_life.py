@@ -71,6 +71,19 @@ async def test_an_edited_or_deleted_secret_is_put_right(field: Field) -> None:
         await field.until(lambda: _token(field, "nightly"))
 
 
+async def test_what_was_only_published_is_revoked_with_its_identity_also_after_a_restart(field: Field) -> None:
+    _bot(field, Grant.CLIENT_CREDENTIALS)
+    field.issuer.service.settings.access_lifetime = 3600.0
+    field.apply(field.provider(), field.secret("bot", secret=SECRET), field.identity("nightly"))
+    async with field.operator():
+        await field.until(lambda: field.condition("nightly").get("status") == "True")
+    async with field.operator() as operator:
+        await field.until(lambda: operator.ready)
+        identity = field.cluster.api.get("keyferry.dev/v1alpha1", "ServiceIdentity", "nightly", field.namespace)
+        field.cluster.api.delete(identity)
+        await field.until(lambda: [token.revoked for token in field.issuer.issued] == [True])
+
+
 async def test_a_refresh_token_lives_in_the_private_state_and_is_revoked_with_its_identity(field: Field) -> None:
     _bot(field, Grant.REFRESH_TOKEN)
     seed = field.issuer.seed_refresh_token("bot", "ada")
