@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, final
 from keyferry.errors import CredentialError, ExchangeError, Reason, RetryClass
 from keyferry.secret import SecretValue
 from keyferry_operator.client import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
+from keyferry_operator.consent import objection
 from keyferry_operator.errors import ApiError
-from keyferry_operator.names import CREDENTIAL_LABEL, HOSTS_ANNOTATION, MANAGED_LABEL, STATE_LABEL
 
 if TYPE_CHECKING:
     from keyferry_operator.client import Kind, KubeClient, Object
@@ -38,13 +38,6 @@ class ClusterCredentials:
         if found is None:
             raise CredentialError(
                 f"Secret {namespace}/{name} is not there. Create it with the key {key!r}; Keyferry goes on by itself."
-            )
-        labels = found["metadata"].get("labels") or {}
-        if MANAGED_LABEL in labels or STATE_LABEL in labels:
-            raise CredentialError(
-                f"Secret {namespace}/{name} is written by Keyferry itself and never used as a credential. To present"
-                " another identity's token, use identityRef.",
-                reason=Reason.SECRET_NOT_LABELLED,
             )
         self._check(found, "secret", namespace, name, hosts)
         data = found.get("data") or {}
@@ -104,27 +97,16 @@ class ClusterCredentials:
 
     def _check(self, found: Object, what: str, namespace: str, name: str, hosts: frozenset[str]) -> None:
         """Refuse what its owner did not label, or not for these hosts; say the line that would allow it."""
-        metadata = found["metadata"]
+        against = objection(found["metadata"], what, namespace, name, hosts)
+        if against is None:
+            return
         title = f"{what.capitalize()} {namespace}/{name}"
-        kubectl = f"kubectl -n {namespace}"
-        if (metadata.get("labels") or {}).get(CREDENTIAL_LABEL) != "true":
-            wanted = ",".join(sorted(hosts)) or "<host of the provider>"
-            raise CredentialError(
-                f"{title} is not labelled as a credential, so it was not used. If it is meant to be:"
-                f" {kubectl} label {what} {name} {CREDENTIAL_LABEL}=true &&"
-                f" {kubectl} annotate {what} {name} {HOSTS_ANNOTATION}={wanted}",
-                reason=Reason.SECRET_NOT_LABELLED,
-            )
-        listed = (metadata.get("annotations") or {}).get(HOSTS_ANNOTATION, "")
-        allowed = {host.strip() for host in listed.split(",") if host.strip()}
-        closed = sorted(host for host in hosts if host not in allowed and host.rpartition(":")[0] not in allowed)
-        if closed:
-            wanted = ",".join(sorted(allowed | set(closed)))
-            raise CredentialError(
-                f"{title} is not for {', '.join(closed)}, so it was not sent. If it is meant to be:"
-                f" {kubectl} annotate --overwrite {what} {name} {HOSTS_ANNOTATION}={wanted}",
-                reason=Reason.HOST_NOT_ALLOWED,
-            )
+        advice = (
+            f"If it is meant to be: {against.remedy}"
+            if against.remedy
+            else "To present another identity's token, use identityRef."
+        )
+        raise CredentialError(f"{title} {against.fault}, so it was not used. {advice}", reason=against.reason)
 
 
 def _unavailable(error: ApiError) -> ExchangeError:

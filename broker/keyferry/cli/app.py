@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from importlib import metadata
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import typer
 from typer.core import TyperGroup
@@ -16,6 +14,9 @@ from keyferry import __version__
 from keyferry.cli.exits import EXIT_HELP, CommandError
 from keyferry.cli.options import complain
 from keyferry.errors import KeyferryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 COMMANDS: Final = {
     "run": "keyferry.cli.run_command:app",
@@ -30,24 +31,27 @@ COMMANDS: Final = {
 """What is built in. Other distributions add theirs as entry points of the group below: a ``typer.Typer`` each."""
 ENTRY_POINTS: Final = "keyferry.commands"
 COMPLETE_VARIABLE: Final = "_KEYFERRY_COMPLETE"
-KUBECTL_NAME: Final = "kubectl-keyferry"
 
 
 class LazyGroup(TyperGroup):
-    """A group of commands that imports the one that is called."""
+    """A group of commands that imports the one that is called; another program's group names others."""
+
+    places: ClassVar[Mapping[str, str]] = COMMANDS
+    entry_points: ClassVar[str] = ENTRY_POINTS
+    """Where other distributions add commands; empty where they cannot."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the context decides nothing
         """Return the names for the help and for completion."""
-        return list(COMMANDS)
+        return list(self.places)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Return a command, or None where there is none of that name."""
-        place = COMMANDS.get(cmd_name)
+        place = self.places.get(cmd_name)
         if place is not None:
             module, _, attribute = place.partition(":")
             found = getattr(importlib.import_module(module), attribute)
         else:
-            points = tuple(metadata.entry_points(group=ENTRY_POINTS, name=cmd_name))
+            points = tuple(metadata.entry_points(group=self.entry_points, name=cmd_name)) if self.entry_points else ()
             if not points:
                 return None
             found = points[0].load()
@@ -61,7 +65,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+def show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
+    """Print the version and end, where ``--version`` was given."""
     if value:
         typer.echo(f"keyferry {__version__}")
         raise typer.Exit
@@ -71,24 +76,24 @@ def _show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it so
 def _root(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     del version
 
 
-def run_app(arguments: list[str]) -> int:
-    """Run a command; return its exit code."""
+def run_app(
+    arguments: list[str], group: typer.Typer = app, *, program: str = "keyferry", variable: str = COMPLETE_VARIABLE
+) -> int:
+    """Run a command of a group; return its exit code. ``variable`` is what asks the program for completions."""
     # What follows `--` belongs to the command that `exec` starts and is no business of the parser.
     rest: list[str] | None = None
     if arguments[:1] == ["exec"] and "--" in arguments:
         split = arguments.index("--")
         arguments, rest = arguments[:split], arguments[split + 1 :]
-    command = get_command(app)
+    command = get_command(group)
     try:
-        result = command.main(
-            args=arguments, prog_name=_program(), complete_var=COMPLETE_VARIABLE, standalone_mode=True, obj=rest
-        )
+        result = command.main(args=arguments, prog_name=program, complete_var=variable, standalone_mode=True, obj=rest)
     except CommandError as error:
         complain(error.message)
         return int(error.code)
@@ -100,8 +105,3 @@ def run_app(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return result if isinstance(result, int) else 0
-
-
-def _program() -> str:
-    name = os.path.basename(sys.argv[0])  # noqa: PTH119 - a name, not a file
-    return "kubectl keyferry" if name == KUBECTL_NAME else "keyferry"

@@ -16,7 +16,7 @@ from keyferry.spec.loaded import IDENTITY_KIND
 from keyferry.spec.problem import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from keyferry.run.sources import SecretSettings
     from keyferry.spec.loaded import IdentityResource, Loaded, ProviderResource
@@ -32,10 +32,18 @@ class Findings:
 
 def lint(loaded: Loaded, secrets: SecretSettings) -> Findings:
     """Check resources that were read; ``secrets`` tells where else credentials may be."""
-    found = [*check_loaded(loaded), *_references(loaded), *_cycles(loaded)]
-    mistakes = [*loaded.problems, *(_at_field(problem) for problem in found)]
-    hints = [_at_field(problem) for problem in _unknown_secrets(loaded, secrets)]
-    return Findings(tuple(sorted(mistakes, key=_place)), tuple(sorted(hints, key=_place)))
+    return findings([*loaded.problems, *misfits(loaded)], _unknown_secrets(loaded, secrets))
+
+
+def misfits(loaded: Loaded) -> list[Problem]:
+    """Return what does not fit together among resources that are each valid."""
+    return [*check_loaded(loaded), *_references(loaded), *_cycles(loaded)]
+
+
+def findings(mistakes: Iterable[Problem], hints: Iterable[Problem]) -> Findings:
+    """Put what was found in the order of the files, each at its field's line."""
+    told = [sorted((_at_field(problem) for problem in found), key=_place) for found in (mistakes, hints)]
+    return Findings(tuple(told[0]), tuple(told[1]))
 
 
 def _place(problem: Problem) -> tuple[str, int, str]:
@@ -54,7 +62,8 @@ def _at_field(problem: Problem) -> Problem:
     return problem if line is None else problem.at(line=line)
 
 
-def _problem(resource: IdentityResource | ProviderResource, path: str, message: str, reason: Reason) -> Problem:
+def problem_of(resource: IdentityResource | ProviderResource, path: str, message: str, reason: Reason) -> Problem:
+    """Return a problem of a resource, at its place."""
     kind = getattr(resource, "kind", IDENTITY_KIND)
     return Problem(path, message, reason, source=resource.source, line=resource.line, resource=f"{kind} {resource.key}")
 
@@ -68,10 +77,10 @@ def _references(loaded: Loaded) -> Iterator[Problem]:
             other = declared.get(key)
             if other is None and (IDENTITY_KIND, key) not in loaded.invalid:
                 message = f"refers to ServiceIdentity {key}, which is not there"
-                yield _problem(identity, "spec", message, Reason.SECRET_NOT_FOUND)
+                yield problem_of(identity, "spec", message, Reason.SECRET_NOT_FOUND)
             elif other is not None and not any(who.identity_name == identity.key.name for who in other.spec.consumers):
                 message = f"needs a consumer {{identityName: {identity.key.name}}}, which presents its token"
-                yield _problem(other, "spec.consumers", message, Reason.SECRET_NOT_LABELLED)
+                yield problem_of(other, "spec.consumers", message, Reason.SECRET_NOT_LABELLED)
 
 
 def _cycles(loaded: Loaded) -> Iterator[Problem]:
@@ -90,7 +99,7 @@ def _cycles(loaded: Loaded) -> Iterator[Problem]:
                 pending += following.get(key, [])
         if identity.key in reached:
             message = "its identityRef leads back to itself, so that none of them could ever be first"
-            yield _problem(identity, "spec.grant", message, Reason.IDENTITY_CYCLE)
+            yield problem_of(identity, "spec.grant", message, Reason.IDENTITY_CYCLE)
 
 
 def _unknown_secrets(loaded: Loaded, secrets: SecretSettings) -> Iterator[Problem]:
@@ -105,6 +114,6 @@ def _unknown_secrets(loaded: Loaded, secrets: SecretSettings) -> Iterator[Proble
             if secrets.directory is not None and (secrets.directory / namespace / name / key).is_file():
                 continue
             message = f"key {key!r} of Secret {namespace}/{name} is not among the documents; `run` needs it from"
-            yield _problem(
+            yield problem_of(
                 resource, "spec", f"{message} --secrets DIR or --secret-env {name}/{key}=VAR", Reason.SECRET_NOT_FOUND
             )

@@ -2,8 +2,7 @@
 
 import enum
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -13,6 +12,7 @@ from keyferry.cli.exits import EXIT_HELP, CommandError, ExitCode
 if TYPE_CHECKING:
     from keyferry.cli.lint_checks import Findings
     from keyferry.spec.problem import Problem
+    from keyferry.spec.resources import Loaded
 
 app = typer.Typer(add_completion=False)
 
@@ -26,15 +26,7 @@ class Format(enum.StrEnum):
 
 @app.command(help=f"Check resource files; 2 where something is wrong. Hints alone are no mistakes.\n\n{EXIT_HELP}")
 def lint(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="PATH",
-            envvar="KEYFERRY_RESOURCES",
-            help="Resource files, or directories of them.",
-            show_default=False,
-        ),
-    ] = None,
+    paths: opt.Paths = None,
     *,
     output: Annotated[Format, typer.Option("--output", "-o", help="text or json.")] = Format.TEXT,
     namespace: opt.Namespace = None,
@@ -49,7 +41,11 @@ def lint(
 
     given = opt.Options(namespace=namespace, secrets=secrets, secret_env=secret_env)
     loaded = ResourceFiles(paths, namespace or "default").load()
-    findings = check(loaded, given.run_settings().secrets)
+    tell(check(loaded, given.run_settings().secrets), loaded, output)
+
+
+def tell(findings: "Findings", loaded: "Loaded", output: Format) -> NoReturn:
+    """Print what was found, and end with the code for it."""
     counts = f"{_count(len(loaded.identities), 'identity', 'identities')}, {_count(len(loaded.providers), 'provider')}"
     if output is Format.JSON:
         typer.echo(json.dumps(_encode(findings), indent=2, ensure_ascii=False))

@@ -41,6 +41,15 @@ Names = Annotated[
     list[str], typer.Argument(metavar="NAME", help="Identities.", autocompletion=_names, show_default=False)
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The identity.", autocompletion=_names, show_default=False)]
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="PATH",
+        envvar="KEYFERRY_RESOURCES",
+        help="Resource files, or directories of them.",
+        show_default=False,
+    ),
+]
 Namespace = Annotated[
     str | None,
     typer.Option(

@@ -1,7 +1,6 @@
 """``keyferry run``: the broker itself."""
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,15 +14,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(help=f"Keep the tokens of all identities under PATH fresh, until stopped.\n\n{EXIT_HELP}")
 def run(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="PATH",
-            envvar="KEYFERRY_RESOURCES",
-            help="Resource files, or directories of them.",
-            show_default=False,
-        ),
-    ] = None,
+    paths: opt.Paths = None,
     *,
     out: opt.Out = None,
     state: opt.State = None,

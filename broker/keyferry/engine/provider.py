@@ -80,6 +80,14 @@ class Drivers:
         self._drivers.clear()
 
 
+def front_hosts(spec: TokenProviderSpec) -> frozenset[str]:
+    """Return the hosts that a provider names itself (``host[:port]``); discovery may add others."""
+    if spec.tiled is not None:
+        return frozenset({host_of(spec.tiled.url)})
+    urls = [spec.oauth.issuer, spec.oauth.endpoints.token] if spec.oauth is not None else []
+    return frozenset(host_of(url) for url in urls if url)
+
+
 class Provider:
     """A provider resource that is being used."""
 
@@ -121,11 +129,7 @@ class Provider:
 
     def front(self) -> frozenset[str]:
         """Return the host that is asked first, before anything is known of the others."""
-        spec = self.resource.spec
-        if spec.tiled is not None:
-            return frozenset({host_of(spec.tiled.url)})
-        urls = [spec.oauth.issuer, spec.oauth.endpoints.token] if spec.oauth is not None else []
-        return frozenset(host_of(url) for url in urls if url)
+        return front_hosts(self.resource.spec)
 
     async def driver(self) -> HttpDriver:
         """Return the connections, with the CA and client certificate as they are now."""

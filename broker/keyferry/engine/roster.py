@@ -205,13 +205,18 @@ def _discard(index: dict[_K, set[ObjectKey]], place: _K, key: ObjectKey) -> None
 
 def identity_refs(spec: ServiceIdentitySpec) -> Iterator[str]:
     """Yield the names of the identities whose tokens an identity presents."""
-    subjects: list[Subject | None] = []
-    if spec.grant.jwt_bearer is not None:
-        subjects.append(spec.grant.jwt_bearer.assertion)
-    if spec.grant.token_exchange is not None:
-        subjects += [spec.grant.token_exchange.subject, spec.grant.token_exchange.actor]
-    if spec.client is not None:
-        subjects.append(spec.client.assertion_from)
-    for subject in subjects:
-        if subject is not None and subject.identity_ref is not None:
+    for subject in subjects(spec):
+        if subject.identity_ref is not None:
             yield subject.identity_ref.name
+
+
+def subjects(spec: ServiceIdentitySpec) -> Iterator[Subject]:
+    """Yield the tokens that an identity presents to obtain its own."""
+    found: list[Subject | None] = []
+    if spec.grant.jwt_bearer is not None:
+        found.append(spec.grant.jwt_bearer.assertion)
+    if spec.grant.token_exchange is not None:
+        found += [spec.grant.token_exchange.subject, spec.grant.token_exchange.actor]
+    if spec.client is not None:
+        found.append(spec.client.assertion_from)
+    yield from (subject for subject in found if subject is not None)

@@ -69,9 +69,18 @@ def relative(at: float | None, now: float) -> str:
 
 
 def render(
-    statuses: Sequence[IdentityStatus], now: float, *, width: int, height: int | None = None, wide: bool = False
+    statuses: Sequence[IdentityStatus],
+    now: float,
+    *,
+    width: int,
+    height: int | None = None,
+    wide: bool = False,
+    namespaces: bool = False,
 ) -> RenderableType:
-    """Return the table. Where the terminal is too low for all, the most urgent are shown and the others counted."""
+    """Return the table. Where the terminal is too low for all, the most urgent are shown and the others counted.
+
+    Namespaces are shown where there are several, or where ``namespaces`` asks for them.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     full = wide or width >= _WIDE
     names = ["IDENTITY", "PROVIDER", "GRANT", "STATE", "EXPIRES", "RENEWS", "LAST ERROR"]
@@ -85,7 +94,7 @@ def render(
             name, no_wrap=not wide, overflow="fold" if wide else "ellipsis", min_width=None if shrinks else 5
         )
     shown = _most_urgent(statuses, now, height - _AROUND if height is not None else None)
-    namespaces = len({status.key.namespace for status in statuses}) > 1
+    namespaces = namespaces or len({status.key.namespace for status in statuses}) > 1
     for status in shown:
         cells = _cells(status, now, namespaces=namespaces)
         table.add_row(*(cells[name] for name in names))

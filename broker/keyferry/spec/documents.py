@@ -98,14 +98,29 @@ def find_line(data: bytes, line: int, path: str) -> int | None:
 
     For problems that are found long after the file was read, such as those between an identity and its provider.
     """
+    found = _find(data, line)
+    return found[0].locate((*found[1], *split_path(path))) if found is not None else None
+
+
+def find_value(data: bytes, line: int) -> Any:
+    """Return the resource that begins at ``line`` as it is written, but for null fields; None where there is none."""
+    found = _find(data, line)
+    if found is None:
+        return None
+    document, base = found
+    return document.value["items"][base[1]] if base else document.value
+
+
+def _find(data: bytes, line: int) -> tuple[Document, tuple[()] | tuple[str, int]] | None:
+    """Find the resource that begins at ``line``: its document, and where in it the resource is."""
     for document in read_documents(data):
         if isinstance(document, Problem) or document.line is None or document.line > line:
             break
         items = document.value.get("items") if isinstance(document.value, dict) else None
-        bases: list[tuple[str | int, ...]] = [(), *(("items", index) for index in range(len(items or ())))]
+        bases: list[tuple[()] | tuple[str, int]] = [(), *(("items", index) for index in range(len(items or ())))]
         for base in bases:
             if document.locate(base) == line:
-                return document.locate((*base, *split_path(path)))
+                return document, base
     return None
 
 

@@ -1,0 +1,103 @@
+"""The options that the commands share, and the connection that comes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keyferry.cli.exits import CommandError, ExitCode
+from keyferry.errors import KeyferryError
+
+if TYPE_CHECKING:
+    from keyferry_operator.kubectl.access import Access
+    from keyferry_operator.kubectl.api import Api
+
+_CLUSTER = "Cluster"
+"""The part of the help with the options that kubectl has as well."""
+
+
+def names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete the names of identities from the cluster; whatever is wrong, there are just none."""
+    given = ctx.params
+    try:
+        where = access(given.get("kubeconfig"), given.get("context"), given.get("as_user"), given.get("as_group"))
+        from keyferry_operator.client import IDENTITIES  # noqa: PLC0415 - slow to import
+
+        with connect(where) as api:
+            found = api.items(IDENTITIES, given.get("namespace") or where.namespace)[1]
+    except (CommandError, KeyferryError, OSError):
+        return []
+    return sorted(str(item["metadata"]["name"]) for item in found if item["metadata"]["name"].startswith(incomplete))
+
+
+Names = Annotated[
+    list[str], typer.Argument(metavar="NAME", help="Identities.", autocompletion=names, show_default=False)
+]
+SomeNames = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="NAME", help="Identities; without any, all of them.", autocompletion=names, show_default=False
+    ),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Default: the context's.", rich_help_panel=_CLUSTER, show_default=False),
+]
+AllNamespaces = Annotated[
+    bool, typer.Option("--all-namespaces", "-A", help="Those of every namespace.", rich_help_panel=_CLUSTER)
+]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Default: those in KUBECONFIG, else ~/.kube/config.",
+        rich_help_panel=_CLUSTER,
+        show_default=False,
+    ),
+]
+Context = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Context of the kubeconfig.", rich_help_panel=_CLUSTER, show_default=False),
+]
+AsUser = Annotated[
+    str | None,
+    typer.Option(
+        "--as", metavar="USER", help="Act as somebody else, if you may.", rich_help_panel=_CLUSTER, show_default=False
+    ),
+]
+AsGroup = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--as-group", metavar="GROUP", help="And as of this group.", rich_help_panel=_CLUSTER, show_default=False
+    ),
+]
+OperatorNamespace = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMESPACE",
+        envvar="KEYFERRY_OPERATOR_NAMESPACE",
+        help="The operator's own, where its Lease is.",
+        rich_help_panel=_CLUSTER,
+    ),
+]
+DEFAULT_HOME = "keyferry"
+
+
+def access(
+    kubeconfig: Path | None, context: str | None, as_user: str | None = None, as_groups: list[str] | None = None
+) -> Access:
+    """Read the kubeconfig. Raises CommandError."""
+    from keyferry_operator.kubectl.access import Person, load  # noqa: PLC0415 - slow to import
+
+    if as_groups and not as_user:
+        raise CommandError("--as-group needs --as", ExitCode.INVALID)
+    return load(kubeconfig, context, Person(as_user, tuple(as_groups or ())))
+
+
+def connect(where: Access) -> Api:
+    """Return the API server, to be used in ``with``."""
+    from keyferry_operator.kubectl.api import Api  # noqa: PLC0415 - slow to import
+
+    return Api(where)
