@@ -11,6 +11,7 @@ from keyferry.freshness import (
     freshness,
     keepalive_time,
     lifetime_too_short,
+    outpaces_readers,
     renewal_time,
 )
 
@@ -32,6 +33,12 @@ DEFAULT = RenewalPolicy()
         (3600, RenewalPolicy(before=7200), 1800),
         (3600, RenewalPolicy(minimum_remaining=3000), 600),
         (3600, RenewalPolicy(before=1500, minimum_remaining=1400), 2100),
+        (3600, RenewalPolicy(reading_delay=120), 2400),
+        (300, RenewalPolicy(reading_delay=120), 180),
+        (300, RenewalPolicy(before=200, reading_delay=120), 100),
+        (240, RenewalPolicy(reading_delay=120), 120),
+        (239, RenewalPolicy(reading_delay=120), 119.5),
+        (60, RenewalPolicy(reading_delay=120), 30),
     ],
 )
 def test_without_jitter_a_token_is_renewed_at_its_share_of_life(
@@ -50,13 +57,14 @@ def test_jitter_moves_a_renewal_ahead_by_a_tenth_and_five_minutes_at_most() -> N
     lifetime=st.floats(0, 1e7),
     before=st.none() | st.floats(0, 1e8),
     minimum=st.floats(0, 1e8),
+    delay=st.floats(0, 1e4),
     draw=st.floats(0, 1, exclude_max=True),
 )
 def test_a_renewal_always_lies_within_the_life_and_is_stored_exactly(
-    lifetime: float, before: float | None, minimum: float, draw: float
+    lifetime: float, before: float | None, minimum: float, delay: float, draw: float
 ) -> None:
     issued = 1_800_000_000.0
-    at = renewal_time(issued, issued + lifetime, RenewalPolicy(before, minimum), draw)
+    at = renewal_time(issued, issued + lifetime, RenewalPolicy(before, minimum, delay), draw)
     assert issued - 0.001 <= at <= issued + lifetime
     assert at == int(at * 1000) / 1000 or abs(at * 1000 - round(at * 1000)) < 0.01
 
@@ -92,3 +100,13 @@ def test_a_life_shorter_than_what_consumers_need_is_told() -> None:
     assert lifetime_too_short(0, 299, 300)
     assert not lifetime_too_short(0, 300, 300)
     assert not lifetime_too_short(0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "delay", "too_short"),
+    [(239.0, 120.0, True), (240.0, 120.0, False), (60.0, 120.0, True), (1.0, 0.0, False), (0.0, 0.0, False)],
+)
+def test_readers_who_see_a_token_late_need_one_that_lives_twice_as_long(
+    lifetime: float, delay: float, *, too_short: bool
+) -> None:
+    assert outpaces_readers(1000.0, 1000.0 + lifetime, delay) is too_short

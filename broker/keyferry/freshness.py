@@ -16,6 +16,10 @@ JITTER_SHARE: Final = 0.1
 """The jitter's share of the time until the renewal."""
 
 
+KUBELET_SYNC: Final = 120.0
+"""Seconds until a kubelet has surely brought what a Secret holds to the pods that mount it."""
+
+
 class Freshness(enum.Enum):
     """Three states, not a boolean: a stale token is still worth serving while a new one is fetched."""
 
@@ -32,6 +36,8 @@ class RenewalPolicy:
     """Renew at least this long before the expiry (default: at two thirds of the life)."""
     minimum_remaining: float = 0.0
     """Consumers are held back when less than this remains, so a renewal must come before that."""
+    reading_delay: float = 0.0
+    """Readers see a new token so much later, so it must be there that long before the old one expires."""
 
 
 def renewal_time(issued_at: float, expires_at: float, policy: RenewalPolicy, draw: float) -> float:
@@ -46,6 +52,8 @@ def renewal_time(issued_at: float, expires_at: float, policy: RenewalPolicy, dra
     if before > 0:
         # A leeway that the lifetime cannot hold would renew without end; it bends to half the life.
         after = min(after, lifetime - before) if before < lifetime else lifetime / 2
+    # A life that is too short for such readers is told of (``outpaces_readers``), not renewed all the time.
+    after = min(after, max(lifetime - policy.reading_delay, lifetime / 2))
     after -= draw * min(MAXIMUM_JITTER, after * JITTER_SHARE)
     return int((issued_at + after) * 1000) / 1000
 
@@ -65,3 +73,8 @@ def keepalive_time(refreshed_at: float, idle: float | None) -> float | None:
 def lifetime_too_short(issued_at: float, expires_at: float, minimum_remaining: float) -> bool:
     """Tell whether even a brand-new token could never satisfy its consumers."""
     return minimum_remaining > 0 and expires_at - issued_at < minimum_remaining
+
+
+def outpaces_readers(issued_at: float, expires_at: float, reading_delay: float) -> bool:
+    """Tell whether tokens live so short that readers may find an expired one, though it is renewed in time."""
+    return reading_delay > 0 and expires_at - issued_at < 2 * reading_delay

@@ -110,9 +110,8 @@ class ClusterReporter:
         if resource is None:
             return
         before = self._catalog.status.get(status.key, {})
-        wanted = status_object(
-            status, before, generation=resource.generation, secret=self._catalog.secret_key(status.key).name
-        )
+        secret = "" if self._catalog.keeps_token_private(status.key) else self._catalog.secret_key(status.key).name
+        wanted = status_object(status, before, generation=resource.generation, secret=secret)
         wanted["lastHandledRenew"] = self._catalog.handled_renewals.get(status.key) or None
         if {key: value for key, value in before.items() if value is not None} == {
             key: value for key, value in wanted.items() if value is not None
@@ -163,7 +162,7 @@ _LEVELS: Final = {
 
 
 def status_object(status: IdentityStatus, before: Mapping[str, Any], *, generation: int, secret: str) -> dict[str, Any]:
-    """Return the status subresource; None removes a field (RFC 7386)."""
+    """Return the status subresource; None removes a field (RFC 7386). ``secret`` is empty where none is wanted."""
     now = datetime.now(UTC).timestamp()
     failing = status.retry is not None
     return {
@@ -177,9 +176,16 @@ def status_object(status: IdentityStatus, before: Mapping[str, Any], *, generati
         "failureCount": status.failure_count,
         "lastError": {"code": status.error_code, "message": status.message[:LONGEST_NOTE]} if failing else None,
         "failure": {"retry": status.retry.value if status.retry else "", "cause": status.cause} if failing else None,
-        "binding": {"name": secret} if status.revision > 0 else None,
+        "binding": _binding(status, before, secret),
         "conditions": _conditions(status, before, generation, now),
     }
+
+
+def _binding(status: IdentityStatus, before: Mapping[str, Any], secret: str) -> dict[str, str] | None:
+    """Return the Secret to mount (Service Binding, "Provisioned Service"): one that was written, and is ours."""
+    wanted = {"name": secret}
+    written = status.revision > 0 and (status.shown or before.get("binding") == wanted)
+    return wanted if secret and written else None
 
 
 def rfc3339(seconds: float | None) -> str | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SOURCES = Path(keyferry_operator.__file__).parent
 EVERYTHING: dict[str, Any] = {"serviceAccountTokens": {"enabled": True}, "touchPods": {"enabled": True}}
 TEAMS: dict[str, Any] = {"watch": {"namespaces": ["team-a", "team-b"]}}
+CONTROLLER = "servicebinding.io/controller"
 DANGEROUS = {"kf-keyferry-service-account-tokens": Place.TOKENS, "kf-keyferry-touch-pods": Place.PODS}
 
 
@@ -29,11 +30,11 @@ def rules_of(document: dict[str, Any]) -> set[Right]:
 
 
 def people(rendered: Rendered) -> set[str]:
-    """The names of the ClusterRoles that are added to people's roles, and bound to nobody by the chart."""
+    """The names of the ClusterRoles that are added to others' roles, and bound to nobody by the chart."""
     return {
         role["metadata"]["name"]
         for role in rendered.of("ClusterRole")
-        if any("aggregate-to-" in label for label in role["metadata"]["labels"])
+        if any("aggregate-to-" in label or label == CONTROLLER for label in role["metadata"]["labels"])
     }
 
 
@@ -122,6 +123,10 @@ class TestRendered:
         for role, added in ((view, ("view", "edit", "admin")), (edit, ("edit", "admin"))):
             labels = {label for label in role["metadata"]["labels"] if "aggregate-to-" in label}
             assert labels == {f"rbac.authorization.k8s.io/aggregate-to-{name}" for name in added}
+        binding = rendered.one("ClusterRole", "kf-keyferry-service-binding")
+        assert binding["metadata"]["labels"][CONTROLLER] == "true"
+        read = {Right("keyferry.dev", "serviceidentities", verb) for verb in ("get", "list", "watch")}
+        assert rules_of(binding) == read
         assert people(helm.template({"rbac": {"aggregatedRoles": "Never"}})) == set()
         assert people(helm.template(TEAMS | {"rbac": {"aggregatedRoles": "Always"}})) != set()
 

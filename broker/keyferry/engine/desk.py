@@ -20,7 +20,8 @@ from keyferry.ledger import Ledger, Stuck
 from keyferry.plan import Observed, PublishedState, is_behind
 from keyferry.publication import Publication
 from keyferry.record import Claim, Versioned
-from keyferry.render import RenderInput, render
+from keyferry.render import Delivery, RenderInput, render
+from keyferry.render.service_binding import binding_entries
 from keyferry.spec.grant import GrantType
 from keyferry.spec.provider import InDoubt, ProviderType, Rotation
 from keyferry.spec.target import TargetType
@@ -174,6 +175,9 @@ class Desk:
             delivery=self._ports.publisher.delivery,
             directory=self._ports.publisher.place(entry.key),
         )
+        files = render(entry.resource.spec.target.files, given)
+        if given.delivery is Delivery.SECRET:
+            files = {**binding_entries(spec.type), **files}
         publication = Publication(
             key=entry.key,
             uid=record.uid,
@@ -183,7 +187,7 @@ class Desk:
             expires_at=token.expires_at,
             spec_hash=record.spec_hash,
             files_hash=entry.files_hash,
-            files=render(entry.resource.spec.target.files, given),
+            files=files,
         )
         async with self._publishing:
             self._checkpoint("publish")

@@ -87,7 +87,7 @@ class Job:
         renewal = self.spec.renewal
         return Context(
             spec_hash=self.observed.spec_hash,
-            policy=RenewalPolicy(renewal.before, renewal.minimum_remaining),
+            policy=RenewalPolicy(renewal.before, renewal.minimum_remaining, self.ports.reading_delay(self.spec.target)),
             draw=self.ports.rng.random(),
             binding=binding,
             revocation=order_to_revoke(self.spec, self.provider),

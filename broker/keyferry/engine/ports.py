@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from keyferry.freshness import KUBELET_SYNC
+from keyferry.render import Delivery
+from keyferry.spec.target import TargetType
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from random import Random
@@ -17,9 +21,9 @@ if TYPE_CHECKING:
     from keyferry.plan import Failure
     from keyferry.publication import Publication, Published
     from keyferry.record import Record
-    from keyferry.render import Delivery
     from keyferry.secret import SecretValue
     from keyferry.spec.resources import ProviderResource
+    from keyferry.spec.target import Target
     from keyferry.store import Store
 
 
@@ -110,3 +114,8 @@ class Ports:
     """Which hosts and addresses are open to a provider resource."""
     admits: Callable[[str, ProviderResource], str]
     """Why identities of a namespace may not use a provider, for people; empty where they may."""
+
+    def reading_delay(self, target: Target) -> float:
+        """Return how long (seconds) after a write readers may still find what was there before."""
+        mounted = self.publisher.delivery is Delivery.SECRET and target.type is TargetType.SECRET
+        return KUBELET_SYNC if mounted else 0.0

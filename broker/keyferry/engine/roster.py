@@ -10,7 +10,8 @@ from keyferry.engine.entry import Entry, ProviderKey
 from keyferry.engine.provider import Drivers, Provider
 from keyferry.errors import KeyferryError, Reason, ResourceError
 from keyferry.model import ObjectKey
-from keyferry.spec.check import check_pair, check_supported
+from keyferry.render import Delivery
+from keyferry.spec.check import check_pair, check_secret_formats, check_supported
 from keyferry.spec.hashes import files_hash, token_hash
 from keyferry.spec.resources import provider_key
 
@@ -146,9 +147,9 @@ class Roster:
         if objection:
             return ResourceError(f"ServiceIdentity {entry.key}: {objection}", reason=Reason.PROVIDER_NOT_ALLOWED)
         problems = check_pair(spec, provider.resource.spec)
+        lasting = check_secret_formats(spec) if self._ports.publisher.delivery is Delivery.SECRET else None
         unsupported = check_supported(spec, provider.resource.spec)
-        if unsupported is not None:
-            problems = [*problems, unsupported]
+        problems += [problem for problem in (lasting, unsupported) if problem is not None]
         if problems:
             text = "; ".join(f"{problem.path} {problem.message}" for problem in problems)
             return ResourceError(f"ServiceIdentity {entry.key}: {text}", reason=problems[0].reason)

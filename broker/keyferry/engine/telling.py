@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from keyferry.engine.outcome import level_of
 from keyferry.engine.status import Event, Level
 from keyferry.errors import Reason
-from keyferry.freshness import lifetime_too_short
+from keyferry.freshness import lifetime_too_short, outpaces_readers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,18 +67,32 @@ class Teller:
         if entry.publish_failure is not None:
             self.report(entry, entry.publish_failure.reason, entry.publish_failure.message)
             return
-        wanted = entry.resource.spec.renewal.minimum_remaining
-        if not lifetime_too_short(entry.issue_time, entry.expiration_time, wanted):
+        message = self._too_short(entry)
+        if not message:
             self.report(entry, Reason.ISSUED, "")
             return
-        message = (
-            f"the provider's tokens live for {entry.expiration_time - entry.issue_time:.0f} s, and consumers are held"
-            f" back below {wanted:.0f} s (spec.renewal.minimumRemaining): none will ever be let through. Lower it, or"
-            " have the provider issue longer tokens."
-        )
         if entry.reported != (Reason.LIFETIME_TOO_SHORT, message):
             self.event(entry, Level.WARNING, "lifetime_too_short", Reason.LIFETIME_TOO_SHORT, message)
         self.report(entry, Reason.LIFETIME_TOO_SHORT, message)
+
+    def _too_short(self, entry: Entry) -> str:
+        """Say what the provider's tokens live too short for; nothing where they live long enough."""
+        spec = entry.resource.spec
+        wanted, life = spec.renewal.minimum_remaining, entry.expiration_time - entry.issue_time
+        if lifetime_too_short(entry.issue_time, entry.expiration_time, wanted):
+            return (
+                f"the provider's tokens live for {life:.0f} s, and consumers are held back below {wanted:.0f} s"
+                " (spec.renewal.minimumRemaining): none will ever be let through. Lower it, or have the provider issue"
+                " longer tokens."
+            )
+        delay = self._ports.reading_delay(spec.target)
+        if outpaces_readers(entry.issue_time, entry.expiration_time, delay) and not spec.target.touch_pods:
+            return (
+                f"the token is published, but the provider's tokens live for {life:.0f} s only: it may take the kubelet"
+                f" {delay:.0f} s to bring a new one to the pods that mount the Secret, so that they can find an expired"
+                f" one. Have the provider issue tokens of {2 * delay:.0f} s or more, or deliver through a sidecar."
+            )
+        return ""
 
     def tell(self, entry: Entry, failure: Failure, previous: Failure | None) -> None:
         """Tell of a failure: loudly where it is another than before."""
