@@ -18,7 +18,7 @@ import typer
 from aiohttp import web
 
 from keyferry.cli.exits import CommandError, ExitCode
-from keyferry.cli.options import leave, log_level
+from keyferry.cli.options import leave, read_level
 from keyferry.cli.outputs import LinesOutput
 from keyferry.engine import Level
 from keyferry.io.addresses import HostRule
@@ -158,7 +158,7 @@ def operator(
         escrow=escrow,
     )
     _check_address(metrics)
-    leave(_run(settings, access, metrics, log_level(level, Level.INFO)))
+    leave(_run(settings, access, metrics, read_level(level, Level.INFO)))
 
 
 def find_access() -> Access:

@@ -13,7 +13,7 @@ from tests.crash.scene import Identity, Kind, Scene, unique
 from tests.crash.watcher import Watcher
 from tests.support.faults import Fault, FaultKind
 from tests.support.issuer import FaultIssuer
-from tests.support.tls import Authority
+from tests.support.pki import Authority, server_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -187,15 +187,15 @@ async def test_what_cannot_be_sent_is_no_doubt_and_is_tried_again(tmp_path: Path
 
 
 async def test_a_server_that_is_not_trusted_is_sent_nothing(tmp_path: Path, zygote: Zygote) -> None:
-    authority = Authority(tmp_path / "tls")
-    async with FaultIssuer(tls=authority.server_context()) as issuer:
+    authority = Authority.create()
+    async with FaultIssuer(tls=server_context(authority.server(), tmp_path)) as issuer:
         identity = Identity(unique("untrusted"), Kind.REFRESH, issuer)
         scene = Scene(tmp_path / "untrusted", zygote, [identity])
         scene.start()
         await scene.until("it refuses", lambda: scene.reported(identity, "Retrying"))
         await scene.until("the claim is gone", lambda: "claim" not in scene.record(identity))
         assert not issuer.requests
-        scene.give(identity, "ca", authority.ca_file.read_text())
+        scene.give(identity, "ca", authority.certificate)
         identity.tls = f"{{caFrom: {{secretKeyRef: {{name: {identity.name}, key: ca}}}}}}"
         scene.declare()
         await scene.renewed(identity)

@@ -23,10 +23,9 @@ from tests.support.peers import (
     driving,
     failing,
     post,
-    server_context,
     serving,
 )
-from tests.support.pki import EXPIRED, Authority, self_signed
+from tests.support.pki import EXPIRED, Authority, self_signed, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path

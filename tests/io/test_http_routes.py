@@ -19,10 +19,9 @@ from tests.support.peers import (
     driving,
     failing,
     post,
-    server_context,
     serving,
 )
-from tests.support.pki import Authority
+from tests.support.pki import Authority, server_context
 
 if TYPE_CHECKING:
     import ssl

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from keyferry.errors import CredentialError, Reason, RetryClass
 from keyferry.io.tls import ClientCertificate, TlsSettings, build_context
 from keyferry.secret import SecretValue
-from tests.support.pki import Authority, Certificate
+from tests.support.pki import Authority, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,12 +47,6 @@ def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> tupl
 
 def _descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - links, not files
-
-
-def server_context(certificate: Certificate, directory: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate.write(directory, "server"))
-    return context
 
 
 def test_the_system_is_trusted_by_default_and_everything_is_verified() -> None:

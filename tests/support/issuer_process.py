@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from keyferry.demo.signing import TrustedIssuer
     from keyferry.demo.state import IssuedToken, User
     from tests.support.faults import Fault
-    from tests.support.tls import Certificate
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE = 30.0
@@ -46,7 +45,8 @@ class Options:
     port: int = 0
     path: str = ""
     state_file: Path | None = None
-    certificate: Certificate | None = None
+    certificate: tuple[Path, Path] | None = None
+    """The server's certificate and its key, PEM."""
     client_ca: Path | None = None
     record_limit: int = 100_000
 
@@ -55,7 +55,7 @@ class Options:
         if self.state_file is not None:
             given.append(f"--state-file={self.state_file}")
         if self.certificate is not None:
-            given += [f"--certificate={self.certificate.certificate}", f"--key={self.certificate.key}"]
+            given += [f"--certificate={self.certificate[0]}", f"--key={self.certificate[1]}"]
         if self.client_ca is not None:
             given.append(f"--client-ca={self.client_ca}")
         return given

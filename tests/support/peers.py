@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import socket
-import ssl
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,10 +21,9 @@ from keyferry.model import HttpRequest
 from keyferry.secret import SecretValue
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
-    from tests.support.pki import Certificate
 
 CANARY = "canary-5f1d"
 LOCAL = AddressPolicy((HostRule("127.0.0.1"), HostRule("localhost")))
@@ -185,12 +183,6 @@ async def always_ok(peer: Peer) -> None:
     while True:
         await peer.request()
         await peer.send(OK)
-
-
-def server_context(certificate: Certificate, directory: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate.write(directory, "server"))
-    return context
 
 
 class Names(AbstractResolver):

@@ -124,6 +124,19 @@ class Authority(Certificate):
         return Certificate(_pem(builder.sign(issuer_key, hashes.SHA256())), _key_pem(key))
 
 
+def server_context(certificate: Certificate, directory: Path, *, clients: Authority | None = None) -> ssl.SSLContext:
+    """Return a server's context; with ``clients`` it takes, but does not insist on, certificates of that authority.
+
+    Python reads a certificate from files only: they are written into ``directory``.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate.write(directory, "server"))
+    if clients is not None:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.load_verify_locations(cadata=clients.certificate)
+    return context
+
+
 def self_signed(common_name: str, hosts: Sequence[str] = LOOPBACK_HOSTS, validity: Validity = VALID) -> Certificate:
     """Make a certificate that vouches for itself, for a server or a client that nobody has reason to trust."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -14,7 +14,7 @@ from keyferry.demo.refresh_tokens import Outcome
 from tests.support.asking import DEADLINE, NO_TLS, ask, eventually, fails_with, refresh
 from tests.support.faults import Fault, FaultKind
 from tests.support.issuer import FaultIssuer
-from tests.support.tls import Authority
+from tests.support.pki import Authority, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,14 +171,14 @@ async def test_an_issuer_with_a_path_is_discovered_at_both_places() -> None:
 
 
 async def test_tls_takes_client_certificates(tmp_path: Path) -> None:
-    authority, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "other")
-    context = authority.server_context(client_certificates=True)
+    authority, stranger = Authority.create(), Authority.create()
+    context = server_context(authority.server(), tmp_path, clients=authority)
     asked = {"grant_type": "client_credentials", "client_id": "mutual"}
     async with FaultIssuer(tls=context) as issuer:
         issuer.clients.add(Client("mutual", methods=(AuthMethod.TLS,), certificate_subject="mutual"))
         assert issuer.issuer.startswith("https://127.0.0.1:")
         for name, status in (("mutual", 200), ("another", 401), (None, 401)):
-            verify = authority.client_context(authority.client(name) if name else None)
+            verify = authority.client_context(authority.client(name) if name else None, tmp_path)
             async with httpx.AsyncClient(base_url=issuer.url, verify=verify, trust_env=False) as client:
                 assert (await client.post("/token", data=asked)).status_code == status
         async with httpx.AsyncClient(base_url=issuer.url, verify=stranger.client_context(), trust_env=False) as client:
@@ -187,9 +187,9 @@ async def test_tls_takes_client_certificates(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [FaultKind.RESET_AFTER, FaultKind.TRUNCATED, FaultKind.STALL_AFTER])
 async def test_faults_work_over_tls(tmp_path: Path, kind: FaultKind) -> None:
-    authority = Authority(tmp_path)
+    authority = Authority.create()
     async with (
-        FaultIssuer(tls=authority.server_context()) as issuer,
+        FaultIssuer(tls=server_context(authority.server(), tmp_path)) as issuer,
         httpx.AsyncClient(
             base_url=issuer.url,
             verify=authority.client_context(),

@@ -11,7 +11,7 @@ from keyferry.demo.refresh_tokens import Outcome
 from keyferry.demo.state import User
 from tests.support.faults import Fault, FaultKind
 from tests.support.issuer_process import IssuerProcess, Options
-from tests.support.tls import Authority
+from tests.support.pki import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,8 +106,10 @@ def test_a_restart_goes_on_with_its_port_keys_and_tokens(tmp_path: Path) -> None
 
 
 def test_it_speaks_tls_with_given_certificates(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    options = Options(certificate=authority.server(), client_ca=authority.ca_file, path="/realms/x")
+    authority = Authority.create()
+    client_ca = tmp_path / "ca.crt"
+    client_ca.write_text(authority.certificate)
+    options = Options(certificate=authority.server().write(tmp_path, "server"), client_ca=client_ca, path="/realms/x")
     with IssuerProcess(options) as process:
         answer = httpx.get(
             f"{process.issuer}/.well-known/openid-configuration", verify=authority.client_context(), trust_env=False

@@ -26,6 +26,7 @@ app = typer.Typer(add_completion=False)
     "\n\nThe exit code is CMD's; 128 + n if signal n ended it; 126 or 127 if it cannot be started.\n\n"
     f"{EXIT_HELP}",
 )
+@opt.with_shared_options
 def execute(
     ctx: typer.Context,
     names: opt.Names,
@@ -41,36 +42,16 @@ def execute(
     env: Annotated[
         bool, typer.Option("--env", help="Also set the variables in Env files, as they are when CMD starts.")
     ] = False,
-    namespace: opt.Namespace = None,
-    state: opt.State = None,
-    out: opt.Out = None,
-    resources: opt.Resources = None,
-    secrets: opt.Secrets = None,
-    secret_env: opt.SecretEnv = None,
-    service_account_token: opt.ServiceAccountTokens = None,
-    allow_host: opt.AllowHosts = None,
-    timeout: opt.Timeout = "60s",
-    log_level: opt.LogLevel = None,
+    given: opt.Given,
 ) -> None:
     """Wait for good tokens, start CMD, and end as it ends."""
     command = ctx.obj
     if not command:
         raise CommandError("name the command after two dashes: keyferry exec NAME... -- CMD [ARG...]", ExitCode.INVALID)
-    given = opt.Options(
-        namespace=namespace,
-        state=state,
-        out=out,
-        resources=resources,
-        secrets=secrets,
-        secret_env=secret_env,
-        service_account_tokens=service_account_token,
-        allow_hosts=allow_host,
-    )
     minimum = opt.duration(minimum_remaining, "--minimum-remaining") if minimum_remaining is not None else None
-    patience = opt.duration(timeout, "--timeout")
-    opt.set_up_stderr(log_level)
-    work = _Execution(given.settings(), given.keys(names), opt.log_level(log_level, Level.WARNING), command)
-    opt.leave(work.run(minimum, patience, with_env=env))
+    options = given.options
+    work = _Execution(options.settings(), options.keys(names), given.level, command)
+    opt.leave(work.run(minimum, given.patience, with_env=env))
 
 
 class _Execution:

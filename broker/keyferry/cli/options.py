@@ -1,12 +1,13 @@
 """The options that the commands share, and the settings that come of them."""
 
+import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -184,6 +185,62 @@ class Options:
         return [ObjectKey(self._namespace or "default", name) for name in dict.fromkeys(names)]
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a command was given that needs a broker, in the options that all such commands share."""
+
+    options: Options
+    patience: float
+    """Seconds to wait for tokens."""
+    level: Level
+    """From which on messages go to stderr."""
+
+
+def _given(
+    *,
+    namespace: Namespace = None,
+    state: State = None,
+    out: Out = None,
+    resources: Resources = None,
+    secrets: Secrets = None,
+    secret_env: SecretEnv = None,
+    service_account_token: ServiceAccountTokens = None,
+    allow_host: AllowHosts = None,
+    timeout: Timeout = "60s",
+    log_level: LogLevel = None,
+) -> Given:
+    """Read the shared options. Raises CommandError."""
+    options = Options(
+        namespace=namespace,
+        state=state,
+        out=out,
+        resources=resources,
+        secrets=secrets,
+        secret_env=secret_env,
+        service_account_tokens=service_account_token,
+        allow_hosts=allow_host,
+    )
+    set_up_stderr(log_level)
+    return Given(options, duration(timeout, "--timeout"), read_level(log_level, Level.WARNING))
+
+
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take the shared options besides its own: it gets them as its parameter ``given``."""
+    shared = inspect.signature(_given).parameters
+    own = inspect.signature(command)
+    parameters = [*(each for each in own.parameters.values() if each.name != "given"), *shared.values()]
+
+    def taking(**values: Any) -> None:
+        given = _given(**{name: values.pop(name) for name in shared})
+        command(**values, given=given)
+
+    # Typer makes the command line of these two.
+    taking.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    taking.__annotations__ = {each.name: each.annotation for each in parameters}
+    taking.__doc__, taking.__name__ = command.__doc__, command.__name__
+    return taking
+
+
 def duration(text: str, option: str) -> float:
     """Read a duration option, in seconds."""
     try:
@@ -192,7 +249,7 @@ def duration(text: str, option: str) -> float:
         raise CommandError(f"{option} {error}", ExitCode.INVALID) from None
 
 
-def log_level(text: str | None, default: Level) -> Level:
+def read_level(text: str | None, default: Level) -> Level:
     """Read ``--log-level``."""
     if not text:
         return default
@@ -217,7 +274,7 @@ def set_up_stderr(level: str | None) -> None:
     """Log to stderr, as lines for people: warnings and errors unless ``level`` says otherwise."""
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("keyferry: %(levelname)s: %(message)s"))
-    set_up_logging(handler, log_level(level, Level.WARNING))
+    set_up_logging(handler, read_level(level, Level.WARNING))
 
 
 class PlainFormatter(logging.Formatter):

@@ -11,34 +11,14 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(help=f"Renew now: each identity once a minute at most.\n\n{EXIT_HELP}")
+@opt.with_shared_options
 def renew(
     names: opt.Names,
     *,
-    namespace: opt.Namespace = None,
-    state: opt.State = None,
-    out: opt.Out = None,
-    resources: opt.Resources = None,
-    secrets: opt.Secrets = None,
-    secret_env: opt.SecretEnv = None,
-    service_account_token: opt.ServiceAccountTokens = None,
-    allow_host: opt.AllowHosts = None,
-    timeout: opt.Timeout = "60s",
-    log_level: opt.LogLevel = None,
+    given: opt.Given,
 ) -> None:
     """Ask the running broker, or do it ourselves."""
-    given = opt.Options(
-        namespace=namespace,
-        state=state,
-        out=out,
-        resources=resources,
-        secrets=secrets,
-        secret_env=secret_env,
-        service_account_tokens=service_account_token,
-        allow_hosts=allow_host,
-    )
-    patience = opt.duration(timeout, "--timeout")
-    opt.set_up_stderr(log_level)
-    opt.leave(_renew(given, names, patience))
+    opt.leave(_renew(given.options, names, given.patience))
 
 
 def _renew(given: opt.Options, names: list[str], patience: float) -> int:

@@ -57,7 +57,7 @@ def run(
         service_account_tokens=service_account_token,
         allow_hosts=allow_host,
     )
-    level = opt.log_level(log_level, Level.INFO) if log_level else None
+    level = opt.read_level(log_level, Level.INFO) if log_level else None
     _check_address(metrics)
     patience = opt.duration(timeout, "--timeout")
     opt.leave(_run(given, patience if once else None, metrics, level))

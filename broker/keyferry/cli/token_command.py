@@ -15,6 +15,7 @@ _LEAST = 0.001
 
 
 @app.command(help=f"Print the identity's token and a line end; on any failure nothing is printed.\n\n{EXIT_HELP}")
+@opt.with_shared_options
 def token(
     name: opt.Name,
     *,
@@ -26,38 +27,18 @@ def token(
             show_default=False,
         ),
     ] = None,
-    namespace: opt.Namespace = None,
-    state: opt.State = None,
-    out: opt.Out = None,
-    resources: opt.Resources = None,
-    secrets: opt.Secrets = None,
-    secret_env: opt.SecretEnv = None,
-    service_account_token: opt.ServiceAccountTokens = None,
-    allow_host: opt.AllowHosts = None,
-    timeout: opt.Timeout = "60s",
-    log_level: opt.LogLevel = None,
+    given: opt.Given,
 ) -> None:
     """Print what is stored if it will do, else have it renewed."""
-    given = opt.Options(
-        namespace=namespace,
-        state=state,
-        out=out,
-        resources=resources,
-        secrets=secrets,
-        secret_env=secret_env,
-        service_account_tokens=service_account_token,
-        allow_hosts=allow_host,
-    )
     minimum = opt.duration(minimum_remaining, "--minimum-remaining") if minimum_remaining is not None else None
-    patience = opt.duration(timeout, "--timeout")
-    opt.set_up_stderr(log_level)
-    key = given.keys([name])[0]
-    text = stored_token(str(given.state), key.namespace, key.name, minimum)
+    options = given.options
+    key = options.keys([name])[0]
+    text = stored_token(str(options.state), key.namespace, key.name, minimum)
     if text is None:
-        trouble = _renew(given, name, minimum, patience)
+        trouble = _renew(options, name, minimum, given.patience)
         # Where only the files could not be written there is a token all the same.
         text = stored_token(
-            str(given.state), key.namespace, key.name, minimum if trouble is not None else minimum or _LEAST
+            str(options.state), key.namespace, key.name, minimum if trouble is not None else minimum or _LEAST
         )
         if text is None and trouble is not None:
             raise trouble
