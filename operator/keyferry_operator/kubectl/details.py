@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
-from keyferry.errors import RetryClass
 from keyferry.run.table import STYLES, clean, relative
 from keyferry_operator.client import Kind
 from keyferry_operator.kubectl.advice import next_step
@@ -65,7 +64,7 @@ def _lines(body: Object, status: IdentityStatus, now: float) -> Iterator[tuple[s
     if status.retry is None and status.renewal_time is not None:
         yield "Renews", relative(max(status.renewal_time, now), now)
     elif status.next_attempt_time is not None:
-        yield "Next try", f"{relative(max(status.next_attempt_time, now), now)}, after {_times(status.failure_count)}"
+        yield "Next try", relative(max(status.next_attempt_time, now), now)
     if status.reauthorize_by_time is not None:
         yield "Log in", f"again {relative(status.reauthorize_by_time, now)} at the latest: the session ends then"
     for kind in ("Ready", "Reconciling", "Stalled"):
@@ -74,14 +73,10 @@ def _lines(body: Object, status: IdentityStatus, now: float) -> Iterator[tuple[s
             yield kind, f"{found.get('status')}: {_MEANING.get((kind, str(found.get('status'))), '')}"
     yield "Reason", f"{status.shown_reason(now).value}: {status.message}"
     if status.error_code:
-        yield "Last error", f"{status.error_code}, {'for a person' if _personal(status) else 'see the reason'}"
+        yield "Last error", f"{status.error_code}, {_times(status.failure_count)}"
     if unseen_change(body):
         yield "Note", "no operator has looked at the last change of the spec yet"
     yield "Next", next_step(status, now)
-
-
-def _personal(status: IdentityStatus) -> bool:
-    return status.retry is RetryClass.NEEDS_PERSON
 
 
 def _times(count: int) -> str:
