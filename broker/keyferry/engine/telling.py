@@ -90,7 +90,8 @@ class Teller:
             return (
                 f"the token is published, but the provider's tokens live for {life:.0f} s only: it may take the kubelet"
                 f" {delay:.0f} s to bring a new one to the pods that mount the Secret, so that they can find an expired"
-                f" one. Have the provider issue tokens of {2 * delay:.0f} s or more, or deliver through a sidecar."
+                f" one. Have the provider issue tokens of {2 * delay:.0f} s or more, set spec.target.touchPods (if the"
+                " installation allows it), or deliver through a sidecar."
             )
         return ""
 
