@@ -40,6 +40,7 @@ from keyferry.spec.provider import (
     OAuthProvider,
     TokenProviderSpec,
 )
+from keyferry.spec.selector import SELECTOR_RULES, SelectorExpression
 from keyferry.spec.target import (
     DIRECTORIES,
     FILE_RULES,
@@ -353,6 +354,7 @@ MODEL_RULES: Final[Mapping[type[Model], tuple[Rule, ...]]] = {
             "before",
         ),
     ),
+    SelectorExpression: _members(SelectorExpression, SELECTOR_RULES),
     Subject: _exactly_one(Subject, "service_account_token", "secret_key_ref", "identity_ref"),
     Target: _target(),
     TargetFile: _members(TargetFile, FILE_RULES),

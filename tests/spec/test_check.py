@@ -142,6 +142,28 @@ def test_namespaces_are_selected_by_labels() -> None:
 
 
 @pytest.mark.parametrize(
+    ("operator", "values", "selected"),
+    [
+        ("In", ["a", "b"], ["a"]),
+        ("NotIn", ["a"], ["", "none"]),
+        ("Exists", [], ["a", ""]),
+        ("DoesNotExist", [], ["none"]),
+    ],
+)
+def test_namespaces_are_selected_by_expressions(operator: str, values: list[str], selected: list[str]) -> None:
+    """As the API server reads a label selector: a namespace without the label is NotIn."""
+    namespaces: dict[str, dict[str, str]] = {"a": {"team": "a"}, "": {"team": ""}, "none": {"tier": "b"}}
+    expression = {"key": "team", "operator": operator} | ({"values": values} if values else {})
+    _, spec = pair(identity(), cluster_provider(namespaceSelector={"matchExpressions": [expression]}))
+    found = [name for name, labels in namespaces.items() if spec.namespace_selector.matches(labels)]
+    assert found == selected
+    assert not spec.namespace_selector.selects_all
+    wanted = {"matchLabels": {"tier": "b"}, "matchExpressions": [expression]}
+    _, both = pair(identity(), cluster_provider(namespaceSelector=wanted))
+    assert not both.namespace_selector.matches({"team": "a"})
+
+
+@pytest.mark.parametrize(
     ("one", "other", "path"),
     [
         (identity(grant=DEVICE), provider(), "spec.grant.type"),

@@ -291,6 +291,18 @@ PROVIDER_MISTAKES = [
     (cluster_provider(allow={"grants": ["password"]}), "spec.allow.grants[0]", "did you mean Password?"),
     (cluster_provider(allow={"parameters": ["scope"]}), "spec.allow.parameters[0]", "set by the protocol"),
     (cluster_provider(namespaceSelector={"team": "a"}), "spec.namespaceSelector.team", "known here: matchLabels"),
+    (
+        cluster_provider(namespaceSelector={"matchExpressions": [{"key": "team", "operator": "In"}]}),
+        "spec.namespaceSelector.matchExpressions[0].values",
+        "is missing; operator: In needs it",
+    ),
+    (
+        cluster_provider(
+            namespaceSelector={"matchExpressions": [{"key": "team", "operator": "Exists", "values": ["a"]}]}
+        ),
+        "spec.namespaceSelector.matchExpressions[0].values",
+        "it belongs to In or NotIn",
+    ),
 ]
 
 

@@ -1,6 +1,6 @@
 """TokenProvider and ClusterTokenProvider: where tokens come from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -13,7 +13,6 @@ from keyferry.spec.common import (
     Count,
     Duration,
     Issuer,
-    Labels,
     Members,
     Mistake,
     Model,
@@ -27,8 +26,8 @@ from keyferry.spec.common import (
     Uri,
     Url,
 )
-from keyferry.spec.frozen import EMPTY
 from keyferry.spec.grant import GrantType, ParameterName
+from keyferry.spec.selector import NamespaceSelector
 
 
 class ProviderType(CamelEnum):
@@ -309,16 +308,6 @@ PROVIDER_RULES: Final = Union(
         ProviderType.LABARCHIVES: Members(needs=("labarchives",)),
     },
 )
-
-
-class NamespaceSelector(Model):
-    """Namespaces by their labels; an empty selector selects every namespace."""
-
-    match_labels: Labels = Field(default=EMPTY, description="Labels that a namespace must all have.")
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Tell whether a namespace with these labels is selected."""
-        return all(labels.get(key) == value for key, value in self.match_labels.items())
 
 
 class Allow(Model):

@@ -13,7 +13,7 @@ import yaml
 from keyferry.spec.resources import load_documents
 from tests.operator.crds.verdicts import V1ALPHA1, Resource, understood
 from tests.spec import samples, test_mistakes
-from tests.spec.samples import REF, client, identity, oauth, provider, resource
+from tests.spec.samples import REF, client, cluster_provider, identity, oauth, provider, resource
 from tests.spec.test_mistakes import files, grant
 
 if TYPE_CHECKING:
@@ -63,6 +63,16 @@ RIGHT: list[Resource] = [
     grant(
         "TokenExchange",
         tokenExchange={"subject": REF, "actorTokenType": "urn:ietf:params:oauth:token-type:access_token"},
+    ),
+    # selectors
+    cluster_provider(
+        namespaceSelector={
+            "matchLabels": {"kubernetes.io/metadata.name": "batch"},
+            "matchExpressions": [
+                {"key": "team", "operator": "NotIn", "values": ["a", ""]},
+                {"key": "team", "operator": "Exists", "values": []},
+            ],
+        }
     ),
     # durations
     *(identity(renewal={"before": text}) for text in ("1s", "1d2h3m4s", "36500d", "0d1s", "000000001s", "999999999s")),
