@@ -178,6 +178,12 @@ def test_a_rule_may_open_private_addresses_without_plain_http() -> None:
 def test_the_installation_words_the_advice() -> None:
     policy = AddressPolicy(advice="ask for {host} in providers.allowedHosts")
     assert refusal(policy, "https://10.0.0.1:9/").message.endswith("; ask for 10.0.0.1:9 in providers.allowedHosts")
+    policy = AddressPolicy(
+        advice='{host: "{name}"}', http_advice="{name} and {port}", denied=(ip_network("10.0.0.2"),), denial="closed"
+    )
+    assert refusal(policy, "https://10.0.0.1:9/").message.endswith('; {host: "10.0.0.1"}')
+    assert refusal(policy, "https://10.0.0.2:9/").message.endswith("(denied); closed")
+    assert refusal(policy, "http://10.0.0.1:9/").message.endswith("use https (10.0.0.1 and 9)")
 
 
 @pytest.mark.parametrize(

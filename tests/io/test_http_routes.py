@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import socket
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,6 +72,24 @@ class TestNames:
             assert (await driver.send(post(f"https://localhost:{server.port}/"))).status == 200
             assert (await failing(strict, post(f"https://localhost:{server.port}/"))).code == "host_not_allowed"
 
+    async def test_a_url_can_be_checked_without_a_request(self) -> None:
+        names = Names(auth_example_org=["1.1.1.1"], inside_example_org=["10.0.0.1"])
+        policy = AddressPolicy(denied=(ip_network("1.1.1.0/30"),), denial="closed by the installation")
+        async with driving(AddressPolicy(), resolver=names) as driver, driving(policy, resolver=names) as strict:
+            await driver.check("https://auth.example.org/token")
+            await driver.check("https://[2606:4700::1111]/token")
+            for checking, url, code, words in (
+                (driver, "https://inside.example.org/token", "host_not_allowed", "10.0.0.1 (private)"),
+                (driver, "https://none.example.org/token", "dns", "the name cannot be resolved"),
+                (driver, "http://auth.example.org/token", "host_not_allowed", "plain HTTP"),
+                (strict, "https://auth.example.org/token", "host_not_allowed", "(denied); closed by the installation"),
+            ):
+                with pytest.raises(NotSent) as caught:
+                    await checking.check(url)
+                assert caught.value.code == code
+                assert words in caught.value.message
+                assert caught.value.__context__ is None
+
     async def test_the_same_refusal_can_be_raised_again(self) -> None:
         async with driving(AddressPolicy(), resolver=Names(auth_example_org=["10.0.0.1"])) as driver:
             errors = await asyncio.gather(*(failing(driver, post("https://auth.example.org/")) for _ in range(3)))
@@ -114,6 +133,13 @@ class TestProxy:
         assert proxy.arrivals[0].startswith(f"CONNECT auth.example.org:{server.port} HTTP/1.1\r\n".encode())
         assert PROXY_AUTHORIZATION in proxy.arrivals[0].lower()
         assert b"proxy-authorization" not in server.arrivals[0].lower()
+
+    async def test_a_check_leaves_the_names_to_the_proxy(self) -> None:
+        names = Names(inside_example_org=["10.0.0.1"])
+        async with driving(AddressPolicy(), proxy="http://127.0.0.1:1", resolver=names) as driver:
+            await driver.check("https://inside.example.org/")
+            with pytest.raises(NotSent, match="a closed address"):
+                await driver.check("https://10.0.0.1/")
 
     async def test_plain_http_is_handed_to_the_proxy(self) -> None:
         policy = AddressPolicy((HostRule("auth.example.org"),))

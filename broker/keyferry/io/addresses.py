@@ -82,6 +82,8 @@ _RANGES: Final[tuple[tuple[Network, Kind], ...]] = tuple(
 _MAPPED: Final = (IPv6Network("::ffff:0:0/96"), IPv6Network("::ffff:0:0:0/96"), IPv6Network("::/96"))
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL: Final = IPv6Network("64:ff9b:1::/48")
+_DENIED: Final = "denied"
+_NEVER_ALLOWED: Final = "which is never allowed"
 _PADDING: Final = 256
 """Below this an embedded address is a few bits of another form's padding, or one of ``::`` and ``::1``."""
 
@@ -121,6 +123,11 @@ class Target:
     """Lower case, without a trailing dot; an IPv6 address in brackets."""
     port: int
 
+    @property
+    def named(self) -> bool:
+        """Tell whether the host is a name, which the DNS is asked for."""
+        return _literal(self.host) is None
+
 
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
@@ -132,7 +139,11 @@ class AddressPolicy:
     denied: tuple[Network, ...] = ()
     """Closed whatever is allowed."""
     advice: str = "--allow-host {host} would allow it"
-    """How the reader opens a host; ``{host}`` becomes ``HOST:PORT``."""
+    """How the reader opens a host; ``{host}`` becomes ``HOST:PORT``, ``{name}`` and ``{port}`` its parts."""
+    http_advice: str = ""
+    """How the reader permits plain HTTP; empty: by the same."""
+    denial: str = _NEVER_ALLOWED
+    """What is said of an address of ``denied``."""
 
     def check_url(self, url: str) -> Target:
         """Return where the URL leads, if it may be requested as far as one can tell without asking the DNS.
@@ -142,8 +153,10 @@ class AddressPolicy:
         target, scheme = _parse_url(url)
         rules = self._rules(target.host, target.port)
         if scheme == "http" and not any(rule.plain_http for rule in rules):
-            place = f"{target.host}:{target.port}"
-            raise _not_allowed(f"{place}: plain HTTP shows credentials to the network; use https ({self._how(place)})")
+            how = _filled(self.http_advice or self.advice, target.host, target.port)
+            raise _not_allowed(
+                f"{target.host}:{target.port}: plain HTTP shows credentials to the network; use https ({how})"
+            )
         address = _literal(target.host)
         if address is not None:
             self.check_addresses(target.host, target.port, [address])
@@ -161,16 +174,12 @@ class AddressPolicy:
             return kept
         first = addresses[0]
         kind, final = self._objection(first, ruled=ruled) or (Kind.RESERVED, True)
-        place = f"{host}:{port}"
         where = "a closed address" if _literal(host) else f"it resolves to a closed address, {first}"
-        ending = "which is never allowed" if final else self._how(place)
-        raise _not_allowed(f"{place}: {where} ({kind}); {ending}")
+        ending = _NEVER_ALLOWED if final else _filled(self.advice, host, port)
+        raise _not_allowed(f"{host}:{port}: {where} ({kind}); {self.denial if kind == _DENIED else ending}")
 
     def _rules(self, host: str, port: int) -> list[HostRule]:
         return [rule for rule in self.allowed if rule.covers(host, port)]
-
-    def _how(self, place: str) -> str:
-        return self.advice.replace("{host}", place)
 
     def _objection(self, address: Address, *, ruled: bool) -> tuple[str, bool] | None:
         """Return what is wrong with an address, and whether that is final."""
@@ -180,7 +189,7 @@ class AddressPolicy:
             if kind in NEVER:
                 return kind, True
             if any(one in network for network in self.denied if network.version == one.version):
-                return "denied", True
+                return _DENIED, True
         if ruled:
             return None
         opened = {Kind.PUBLIC} | ({Kind.PRIVATE, Kind.SHARED} if self.private else set())
@@ -315,6 +324,12 @@ def _literal(host: str) -> Address | None:
         return ip_address(host.strip("[]"))
     except ValueError:
         return None
+
+
+def _filled(advice: str, host: str, port: int) -> str:
+    for name, value in (("{host}", f"{host}:{port}"), ("{name}", host), ("{port}", str(port))):
+        advice = advice.replace(name, value)
+    return advice
 
 
 def _unusable(why: str) -> NotSent:

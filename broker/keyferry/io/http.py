@@ -23,7 +23,7 @@ from httpx_aiohttp import AiohttpTransport
 from yarl import URL
 
 from keyferry.errors import Ambiguous, NotSent, Reason, RetryClass
-from keyferry.io.addresses import AddressPolicy, GuardedResolver, HostRule, Target
+from keyferry.io.addresses import AddressNotAllowedError, AddressPolicy, GuardedResolver, HostRule, Target
 from keyferry.io.failures import explain, overdue
 from keyferry.model import HttpRequest, HttpResponse
 from keyferry.secret import SecretValue
@@ -129,6 +129,24 @@ class HttpDriver:
         # Outside of the handlers, so that no library exception, which may hold the URL, comes along as its context.
         raise error
 
+    async def check(self, url: str) -> None:
+        """Find out whether a URL may be requested, also by the DNS, and request nothing. Raises `NotSent`.
+
+        With a proxy, which resolves the names, only the URL itself is looked at.
+        """
+        target, _ = self._route(url)
+        if self._proxy is not None or not target.named:
+            return
+        try:
+            await self._resolver.resolve(target.host, target.port)
+        except AddressNotAllowedError as error:
+            refusal = error.refusal
+        except OSError:
+            refusal = NotSent(f"{target.host}: the name cannot be resolved", code="dns")
+        else:
+            return
+        raise refusal
+
     async def close(self) -> None:
         """Close all connections. Call it when nothing is under way."""
         await self._kept.aclose()
@@ -228,6 +246,11 @@ async def drive(
         except StopIteration as done:
             result: T = done.value
             return result
+
+
+def check_proxy(url: SecretValue) -> None:
+    """Raise `ValueError`, with a sentence that does not repeat it, where a proxy's URL cannot be used."""
+    _Proxy.parse(url)
 
 
 @dataclass(frozen=True, slots=True)
