@@ -89,6 +89,8 @@ class Observed:
     published: PublishedState | None = None
     failure: Failure | None = None
     suspended: bool = False
+    suspension: str = "suspended"
+    """Who suspended it, for people."""
     renew_requested: bool = False
     wanted_remaining: float = 0.0
     """Seconds of life that somebody is waiting for just now."""
@@ -138,7 +140,7 @@ def judgement(observed: Observed, now: float) -> Judgement | None:
 
 
 def _suspended(observed: Observed, _now: float) -> Step | None:
-    return Step(Action.KEEP, Reason.SUSPENDED, NEVER, "suspended") if observed.suspended else None
+    return Step(Action.KEEP, Reason.SUSPENDED, NEVER, observed.suspension) if observed.suspended else None
 
 
 def _foreign(observed: Observed, _now: float) -> Step | None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.chain import IdentityChain
+from keyferry.engine.credentials import Reference, Referent
 from keyferry.engine.departures import Departures
 from keyferry.engine.desk import Desk
 from keyferry.engine.loop import Loop, Waive
 from keyferry.engine.provider import Drivers
 from keyferry.engine.roster import Roster
+from keyferry.engine.survey import survey
 from keyferry.engine.undertaker import Undertaker
 from keyferry.engine.worker import Worker
 from keyferry.errors import Reason
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from keyferry.engine.credentials import Reference
     from keyferry.engine.entry import Entry, ProviderKey
     from keyferry.engine.ports import Ports
     from keyferry.engine.status import IdentityStatus
+    from keyferry.engine.survey import Findings
     from keyferry.errors import KeyferryError
     from keyferry.ledger import Checkpoint
     from keyferry.model import ObjectKey
@@ -104,6 +106,28 @@ class Engine:
             self._queue.drain_lane(known.lane_name)
         self._loop.look_at(self.roster.drop_provider(key))
 
+    def refuse_provider(self, key: ProviderKey, error: KeyferryError) -> None:
+        """Say that a provider's new version is not valid; its last good version, where there is one, goes on."""
+        users = self.roster.refuse_provider(key, error)
+        if key in self.roster.providers:
+            for user in users:
+                self.refuse_identity(user, error)
+        else:
+            self._loop.look_at(users)
+
+    def recheck_namespace(self, namespace: str) -> None:
+        """Look at the identities of a namespace whose labels changed: providers are offered by those."""
+        self._loop.look_at(self.roster.recheck_namespace(namespace), waive=Waive.IF_CHANGED)
+
+    async def survey(self, key: ProviderKey, *, afresh: bool = False) -> Findings | None:
+        """Return what is known of a provider; None where it is not declared."""
+        provider = self.roster.providers.get(key)
+        if provider is None:
+            return None
+        return await survey(
+            provider, self._ports, lambda seconds: self._observe_seconds(provider.name, seconds), afresh=afresh
+        )
+
     def declare_identity(self, resource: IdentityResource) -> None:
         """Take in a new or changed identity; a change waives its backoff.
 
@@ -122,7 +146,7 @@ class Engine:
         self._loop.look_at(self.roster.presenters_of(entry.key), waive=Waive.ALWAYS)
 
     def refuse_identity(self, key: ObjectKey, error: KeyferryError) -> None:
-        """Say that an identity's new version is not valid; its last good version goes on."""
+        """Say that an identity's, or its provider's, new version is not valid; the last good version goes on."""
         entry = self.roster.entries.get(key)
         if entry is not None:
             self._ports.reporter.report(entry.status(error.reason, error.message))
@@ -159,9 +183,11 @@ class Engine:
         await self._departures.finish(held.record.key, held.record.uid)
 
     def credentials_changed(self, references: Iterable[Reference]) -> None:
-        """Wake exactly the identities that use a changed Secret or ConfigMap; their backoff is waived."""
+        """Wake exactly the identities that use what changed; their backoff is waived."""
         for reference in references:
-            self._loop.look_at(self.roster.users_of(reference), waive=Waive.IF_CHANGED)
+            # No fingerprint tells whether a ServiceAccount was labelled meanwhile.
+            waive = Waive.ALWAYS if reference.kind is Referent.SERVICE_ACCOUNT else Waive.IF_CHANGED
+            self._loop.look_at(self.roster.users_of(reference), waive=waive)
 
     # --- what people ask for ------------------------------------------------------------------------------------------
 

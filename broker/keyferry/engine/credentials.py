@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -18,20 +19,36 @@ if TYPE_CHECKING:
 
 PEM_MARK: Final = "-----BEGIN "
 LONGEST: Final = 64 * 1024
-_POINTERS: Final = frozenset({"secret_key_ref", "config_map_key_ref", "secret_ref"})
+
+
+class Referent(enum.StrEnum):
+    """What a reference leads to."""
+
+    SECRET = "Secret"  # noqa: S105 - a kind, not a secret
+    CONFIG_MAP = "ConfigMap"
+    SERVICE_ACCOUNT = "ServiceAccount"
+
+
+_POINTERS: Final = {
+    "secret_key_ref": Referent.SECRET,
+    "secret_ref": Referent.SECRET,
+    "config_map_key_ref": Referent.CONFIG_MAP,
+    "service_account_token": Referent.SERVICE_ACCOUNT,
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reference:
-    """A Secret or ConfigMap that a resource points to."""
+    """A Secret, ConfigMap or ServiceAccount that a resource points to."""
 
     namespace: str
     name: str
+    kind: Referent = Referent.SECRET
 
 
 def references(model: BaseModel, namespace: str) -> frozenset[Reference]:
-    """Return every Secret and ConfigMap that a spec points to, so that a change of one wakes those that use it."""
-    return frozenset(Reference(namespace, name) for _, name, _ in _pointers(model))
+    """Return everything that a spec points to, so that a change of it wakes those that use it."""
+    return frozenset(Reference(namespace, name, _POINTERS[kind]) for kind, name, _ in _pointers(model))
 
 
 def named_keys(model: BaseModel) -> frozenset[tuple[str, str]]:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from keyferry.record import Record
 
 PUBLISHING_AT_ONCE: Final = 16
+ALL_SUSPENDED: Final = (
+    "this installation is suspended as a whole (suspendAll, --suspend-all), as after a restore: nothing is exchanged or"
+    " revoked, and what is published stays until it expires"
+)
 
 
 class Desk:
@@ -109,6 +113,7 @@ class Desk:
             published=_state(published),
             failure=entry.failure,
             suspended=suspended or entry.resource.spec.suspend,
+            suspension=ALL_SUSPENDED if suspended else "spec.suspend is set; what is published stays until it expires",
             renew_requested=entry.renew,
             wanted_remaining=entry.wanted_remaining,
             doubt=_doubt_policy(entry, provider),

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from keyferry.freshness import KUBELET_SYNC
 from keyferry.render import Delivery
+from keyferry.spec.resources import CLUSTER_NAMESPACE
 from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from random import Random
+
+    from aiohttp.abc import AbstractResolver
 
     from keyferry.engine.status import Event, IdentityStatus
     from keyferry.escrow import Escrow
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from keyferry.publication import Publication, Published
     from keyferry.record import Record
     from keyferry.secret import SecretValue
-    from keyferry.spec.resources import ProviderResource
+    from keyferry.spec.resources import IdentityResource, ProviderResource
     from keyferry.spec.target import Target
     from keyferry.store import Store
 
@@ -99,6 +102,14 @@ class Reporter(Protocol):
         ...
 
 
+def _nothing(_resource: object) -> None:
+    """Return nothing, of whatever."""
+
+
+def _no_objection(_resource: object) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """All collaborators of an engine."""
@@ -114,6 +125,16 @@ class Ports:
     """Which hosts and addresses are open to a provider resource."""
     admits: Callable[[str, ProviderResource], str]
     """Why identities of a namespace may not use a provider, for people; empty where they may."""
+    permits: Callable[[IdentityResource], str] = _no_objection
+    """What of an identity the installation does not permit, for people; empty where all is well."""
+    proxy: Callable[[ProviderResource], SecretValue | None] = _nothing
+    """URL of the HTTP proxy by which a provider is reached, where there is one."""
+    resolver: Callable[[], AbstractResolver] | None = None
+    """Makes what asks the DNS; None: the system's."""
+    cluster_namespace: str = CLUSTER_NAMESPACE
+    """Where the references of ClusterTokenProviders resolve."""
+    without_cluster_providers: str = ""
+    """Why there are no ClusterTokenProviders at all, for people; empty where there may be some."""
 
     def reading_delay(self, target: Target) -> float:
         """Return how long (seconds) after a write readers may still find what was there before."""

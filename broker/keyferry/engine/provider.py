@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from keyferry.spec.provider import Limits, TokenProviderSpec
     from keyferry.spec.resources import ProviderResource
 
+    _DriverKey = tuple[AddressPolicy, TlsSettings, float, bool]
+
 USER_AGENT: Final = f"keyferry/{__version__}"
 METADATA_LIFE: Final = 3600.0
 """Seconds for which discovered metadata is used without asking again."""
@@ -43,23 +45,30 @@ class Drivers:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._drivers: OrderedDict[tuple[AddressPolicy, TlsSettings, float], HttpDriver] = OrderedDict()
+        self._drivers: OrderedDict[_DriverKey, HttpDriver] = OrderedDict()
         self._retired: list[HttpDriver] = []
 
     def get(self, resource: ProviderResource, tls: TlsSettings) -> HttpDriver:
         """Return the driver for a provider. Raises CredentialError for an unusable certificate or key."""
         policy, timeout = self._ports.addresses(resource), resource.spec.limits.timeout
-        driver = self._drivers.get((policy, tls, timeout))
+        proxy = self._ports.proxy(resource)
+        key = policy, tls, timeout, proxy is not None
+        driver = self._drivers.get(key)
         if driver is None:
-            context = build_context(tls)
             driver = HttpDriver(
-                policy, ssl_context=context, timeout=timeout, user_agent=USER_AGENT, max_connections=256
+                policy,
+                ssl_context=build_context(tls),
+                timeout=timeout,
+                user_agent=USER_AGENT,
+                max_connections=256,
+                proxy=proxy,
+                resolver=self._ports.resolver() if self._ports.resolver is not None else None,
             )
-            self._drivers[policy, tls, timeout] = driver
+            self._drivers[key] = driver
             if len(self._drivers) > DRIVERS_KEPT:
                 self._retire(self._drivers.popitem(last=False)[1], timeout)
         else:
-            self._drivers.move_to_end((policy, tls, timeout))
+            self._drivers.move_to_end(key)
         return driver
 
     def _retire(self, driver: HttpDriver, timeout: float) -> None:
@@ -102,11 +111,13 @@ class Provider:
         self._metadata: ProviderMetadata | TiledMetadata | None = None
         self._metadata_until = 0.0
         self._discovering = asyncio.Lock()
+        self.trouble: ExchangeError | AnswerError | None = None
+        """Why the provider could not be asked again for what is known of it."""
 
     def update(self, resource: ProviderResource) -> None:
         """Take over a changed resource: the breaker and the rate stay, what was discovered does not."""
         if resource.spec != self.resource.spec:
-            self._metadata = None
+            self._metadata = self.trouble = None
             self.lane.resize(lane_limits(resource.spec.limits), self._ports.clock.monotonic())
             self._take(resource)
         self.resource = resource
@@ -154,24 +165,33 @@ class Provider:
 
     async def oauth(self, channel: Channel) -> ProviderMetadata:
         """Return what is known of an OAuth provider, discovered where the resource names an issuer."""
-        metadata = await self._known(channel)
+        metadata = await self.known(channel)
         if not isinstance(metadata, ProviderMetadata):
             raise ResourceError(f"{self.name} is no OAuth provider")
         return metadata
 
     async def tiled(self, channel: Channel) -> TiledMetadata:
         """Return what a Tiled server says of itself."""
-        metadata = await self._known(channel)
+        metadata = await self.known(channel)
         if not isinstance(metadata, TiledMetadata):
             raise ResourceError(f"{self.name} is no Tiled server")
         return metadata
 
-    async def _known(self, channel: Channel) -> ProviderMetadata | TiledMetadata:
-        now = self._ports.clock.monotonic()
-        if self._metadata is not None and now < self._metadata_until:
+    @property
+    def discovered(self) -> bool:
+        """Tell whether what is known of the provider is young enough to be used without asking again."""
+        return self._metadata is not None and self._ports.clock.monotonic() < self._metadata_until
+
+    def ask_again(self) -> None:
+        """Ask the provider at the next need, however young what is known of it may be."""
+        self._metadata_until = 0.0
+
+    async def known(self, channel: Channel) -> ProviderMetadata | TiledMetadata:
+        """Return what the provider says of itself, asking it where that is too old."""
+        if self._metadata is not None and self.discovered:
             return self._metadata
         async with self._discovering:
-            if self._metadata is not None and now < self._metadata_until:
+            if self._metadata is not None and self.discovered:
                 return self._metadata
             spec = self.resource.spec
             try:
@@ -182,7 +202,9 @@ class Provider:
                         error.retry = RetryClass.SUSPICIOUS  # only the provider can mend what it says of itself
                     raise
                 self._metadata_until = self._ports.clock.monotonic() + METADATA_RETRY
+                self.trouble = error
                 return self._metadata
+            self.trouble = None
             if self.resource.spec is spec:  # else it changed meanwhile, and this is another one's metadata
                 self._metadata, self._metadata_until = found, self._ports.clock.monotonic() + METADATA_LIFE
             return found

@@ -13,6 +13,7 @@ from keyferry.model import ObjectKey
 from keyferry.render import Delivery
 from keyferry.spec.check import check_pair, check_secret_formats, check_supported
 from keyferry.spec.hashes import files_hash, token_hash
+from keyferry.spec.identity import ProviderKind
 from keyferry.spec.resources import provider_key
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from keyferry.spec.resources import IdentityResource, ProviderResource
 
 _K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 class Roster:
@@ -34,32 +36,68 @@ class Roster:
         self._drivers = drivers
         self.entries: dict[ObjectKey, Entry] = {}
         self.providers: dict[ProviderKey, Provider] = {}
+        self._invalid: dict[ProviderKey, KeyferryError] = {}
+        """Providers whose newest version is not valid."""
         self._by_provider: defaultdict[ProviderKey, set[ObjectKey]] = defaultdict(set)
         self._by_reference: defaultdict[Reference, set[ObjectKey]] = defaultdict(set)
+        self._providers_by_reference: defaultdict[Reference, set[ProviderKey]] = defaultdict(set)
         self._by_subject: defaultdict[ObjectKey, set[ObjectKey]] = defaultdict(set)
 
     def declare_provider(self, resource: ProviderResource) -> set[ObjectKey]:
         """Take in a new or changed provider; return the identities that it concerns."""
         key: ProviderKey = (resource.kind.value, resource.key)
+        was_invalid = self._invalid.pop(key, None) is not None
         provider = self.providers.get(key)
         if provider is None:
             self.providers[key] = Provider(resource, self._ports, self._drivers)
         elif provider.resource.spec == resource.spec:
             provider.update(resource)
-            return set()
+            return self._recheck(key) if was_invalid else set()
         else:
+            self._unlink_provider(provider.resource, key)
             provider.update(resource)
+        for reference in references(resource.spec, resource.key.namespace):
+            self._providers_by_reference[reference].add(key)
         return self._recheck(key)
 
     def drop_provider(self, key: ProviderKey) -> set[ObjectKey]:
         """Forget a provider; return the identities that it concerns."""
-        self.providers.pop(key, None)
+        gone = self.providers.pop(key, None)
+        if gone is not None:
+            self._unlink_provider(gone.resource, key)
+        self._invalid.pop(key, None)
         return self._recheck(key)
+
+    def refuse_provider(self, key: ProviderKey, error: KeyferryError) -> set[ObjectKey]:
+        """Note that a provider's new version is not valid; return the identities that it concerns.
+
+        A good version before it goes on; else they are told why there is none.
+        """
+        self._invalid[key] = error
+        return self._recheck(key)
+
+    def recheck_namespace(self, namespace: str) -> set[ObjectKey]:
+        """Check a namespace's identities again, whose provider may be open to it or closed now; return those changed.
+
+        Only ClusterTokenProviders are offered to namespaces.
+        """
+        changed: set[ObjectKey] = set()
+        for (kind, _), users in self._by_provider.items():
+            if kind != ProviderKind.CLUSTER_TOKEN_PROVIDER:
+                continue
+            for key in users:
+                entry = self.entries[key]
+                if key.namespace == namespace:
+                    before = entry.refusal
+                    self.check(entry)
+                    if (before and before.message) != (entry.refusal and entry.refusal.message):
+                        changed.add(key)
+        return changed
 
     def declare_identity(self, resource: IdentityResource) -> Entry:
         """Take in a new or changed identity."""
         entry = self.entries.get(resource.key)
-        kind, key = provider_key(resource)
+        kind, key = provider_key(resource, self._ports.cluster_namespace)
         if entry is None:
             entry = Entry(resource, resource.uid, (kind.value, key), "", "")
             self.entries[resource.key] = entry
@@ -108,22 +146,27 @@ class Roster:
         return self.providers.get(entry.provider_key)
 
     def users_of(self, reference: Reference) -> set[ObjectKey]:
-        """Return the identities that use a Secret or ConfigMap, themselves or through their provider."""
+        """Return the identities that use what a reference leads to, themselves or through their provider."""
         users = set(self._by_reference.get(reference, ()))
-        for key, provider in self.providers.items():
-            resource = provider.resource
-            if resource.key.namespace == reference.namespace and reference in references(
-                resource.spec, resource.key.namespace
-            ):
-                users |= self._by_provider.get(key, set())
+        for key in self.providers_using(reference):
+            users |= self._by_provider.get(key, set())
         return users
 
+    def providers_using(self, reference: Reference) -> set[ProviderKey]:
+        """Return the providers that use what a reference leads to."""
+        return set(self._providers_by_reference.get(reference, ()))
+
+    def providers_trusting(self, reference: Reference) -> set[ProviderKey]:
+        """Return the providers whose TLS hangs on what a reference leads to."""
+        return {
+            key
+            for key in self.providers_using(reference)
+            if reference in references(self.providers[key].resource.spec.tls, reference.namespace)
+        }
+
     def references(self) -> frozenset[Reference]:
-        """Return every Secret and ConfigMap that anything points to."""
-        found = set(self._by_reference)
-        for provider in self.providers.values():
-            found |= references(provider.resource.spec, provider.resource.key.namespace)
-        return frozenset(found)
+        """Return everything that anything points to."""
+        return frozenset(self._by_reference.keys() | self._providers_by_reference.keys())
 
     def check(self, entry: Entry) -> None:
         """Work out whether an identity can be used as it is written, and the hashes that tell a change."""
@@ -131,21 +174,37 @@ class Roster:
         spec = entry.resource.spec
         entry.files_hash = files_hash(spec.target)
         if provider is None:
-            kind, key = entry.provider_key
-            entry.refusal = ResourceError(
-                f"ServiceIdentity {entry.key}: its provider, {kind} {key}, is not there. Create it, or correct"
-                " spec.providerRef; Keyferry goes on as soon as it appears.",
-                reason=Reason.PROVIDER_NOT_FOUND,
-            )
+            entry.refusal = self._without_provider(entry)
             return
         entry.spec_hash = token_hash(spec, provider.resource.spec)
         entry.refusal = self._refusal(entry, provider)
+
+    def _without_provider(self, entry: Entry) -> KeyferryError:
+        """Say why an identity has no provider."""
+        kind, key = entry.provider_key
+        cluster = kind == ProviderKind.CLUSTER_TOKEN_PROVIDER
+        name = key.name if cluster else str(key)
+        invalid = self._invalid.get(entry.provider_key)
+        if invalid is not None:
+            text = f"its provider, {kind} {name}, is not valid: {invalid.message}"
+            return ResourceError(f"ServiceIdentity {entry.key}: {text}", reason=invalid.reason)
+        if cluster and self._ports.without_cluster_providers:
+            text = f"there is no {kind} for it: {self._ports.without_cluster_providers}"
+            return ResourceError(f"ServiceIdentity {entry.key}: {text}", reason=Reason.PROVIDER_NOT_ALLOWED)
+        return ResourceError(
+            f"ServiceIdentity {entry.key}: its provider, {kind} {name}, is not there. Create it, or correct"
+            " spec.providerRef; Keyferry goes on as soon as it appears.",
+            reason=Reason.PROVIDER_NOT_FOUND,
+        )
 
     def _refusal(self, entry: Entry, provider: Provider) -> KeyferryError | None:
         spec = entry.resource.spec
         objection = self._ports.admits(entry.key.namespace, provider.resource)
         if objection:
             return ResourceError(f"ServiceIdentity {entry.key}: {objection}", reason=Reason.PROVIDER_NOT_ALLOWED)
+        unwanted = self._ports.permits(entry.resource)
+        if unwanted:
+            return ResourceError(f"ServiceIdentity {entry.key}: {unwanted}", reason=Reason.INVALID_SPEC)
         problems = check_pair(spec, provider.resource.spec)
         lasting = check_secret_formats(spec) if self._ports.publisher.delivery is Delivery.SECRET else None
         unsupported = check_supported(spec, provider.resource.spec)
@@ -187,6 +246,10 @@ class Roster:
             self.check(self.entries[identity])
         return affected
 
+    def _unlink_provider(self, resource: ProviderResource, key: ProviderKey) -> None:
+        for reference in references(resource.spec, resource.key.namespace):
+            _discard(self._providers_by_reference, reference, key)
+
     def _unlink(self, entry: Entry) -> None:
         _discard(self._by_provider, entry.provider_key, entry.key)
         for reference in references(entry.resource.spec, entry.key.namespace):
@@ -195,7 +258,7 @@ class Roster:
             _discard(self._by_subject, ObjectKey(entry.key.namespace, name), entry.key)
 
 
-def _discard(index: dict[_K, set[ObjectKey]], place: _K, key: ObjectKey) -> None:
+def _discard(index: dict[_K, set[_V]], place: _K, key: _V) -> None:
     """Take a key out of an index, and the place with it when it was the last: names come and go for months."""
     keys = index.get(place)
     if keys is not None:

@@ -108,6 +108,7 @@ class Worker:
         if entry.refusal is not None or provider is None:
             if entry.refusal is not None:
                 self._teller.refused(entry, entry.refusal)
+                self._look_again(entry, math.inf)
             return
         try:
             await self._waive(entry, provider)
@@ -317,15 +318,18 @@ class Worker:
             )
 
     def _keep(self, entry: Entry, step: Step) -> None:
-        # At the expiry somebody must look, though nothing can be done: it is no longer ready.
-        expires = entry.expiration_time if entry.expiration_time > self._ports.clock.now() else math.inf
-        self._agenda.put(entry.key, min(step.at, expires))
+        self._look_again(entry, step.at)
         if step.reason is Reason.ISSUED:
             self._teller.issued(entry)
             return
         if step.reason is Reason.STATE_FOREIGN and entry.reported != (step.reason, step.why):
             self._teller.event(entry, Level.ERROR, "refused", step.reason, step.why)
         self._teller.report(entry, step.reason, step.why)
+
+    def _look_again(self, entry: Entry, at: float) -> None:
+        """Put an identity on the agenda; at its token's expiry somebody must look in any case: it is ready no more."""
+        expires = entry.expiration_time if entry.expiration_time > self._ports.clock.now() else math.inf
+        self._agenda.put(entry.key, min(at, expires))
 
     # --- how it went --------------------------------------------------------------------------------------------------
 
@@ -345,7 +349,7 @@ class Worker:
         # Where something changed meanwhile, it may be what failed: then it is compared before the backoff counts.
         entry.failure_checked = not entry.again
         entry.renew = False
-        self._agenda.put(entry.key, failure.next_attempt)
+        self._look_again(entry, failure.next_attempt)
         self._teller.tell(entry, failure, previous)
         entry.failure_kept = True
         await self._ports.reporter.remember(entry.key, failure)
