@@ -23,8 +23,11 @@ from keyferry.cli.outputs import LinesOutput
 from keyferry.engine import Level
 from keyferry.io.addresses import HostRule
 from keyferry.io.file_escrow import FileEscrow
+from keyferry.io.http import check_proxy
 from keyferry.run.metrics import MetricsServer, parse_address
+from keyferry.secret import SecretValue
 from keyferry_operator.errors import ApiError
+from keyferry_operator.installation import Installation, InstallationError, read_installation
 from keyferry_operator.leases import Outcome
 from keyferry_operator.operator import Operator, OperatorSettings
 
@@ -81,6 +84,25 @@ def operator(
             metavar="HOST[:PORT]",
             help="Permit plain HTTP, private and loopback addresses for that host (repeatable).",
             show_default=False,
+        ),
+    ] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            metavar="FILE",
+            help="What the installation allows (YAML): providers, proxy, targets.",
+            show_default=False,
+        ),
+    ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="KEYFERRY_PROXY",
+            help="Reach providers by this HTTP proxy: http://[USER:PASSWORD@]HOST:PORT. Default: none.",
+            show_default=False,
+            show_envvar=True,
         ),
     ] = None,
     service_account_tokens: Annotated[
@@ -150,6 +172,8 @@ def operator(
         instance=default.instance,
         watch_namespaces=tuple(dict.fromkeys(watch_namespace or ())),
         allowed_hosts=_hosts(allow_host or []),
+        installation=_installation(settings_file),
+        proxy=_proxy(proxy),
         api_audiences=default.api_audiences | frozenset(api_audience or ()),
         service_account_tokens=service_account_tokens,
         touch_pods=touch_pods,
@@ -195,6 +219,25 @@ def _hosts(texts: list[str]) -> tuple[HostRule, ...]:
         return tuple(HostRule.parse(text) for text in texts)
     except ValueError as error:
         raise CommandError(f"--allow-host: {error}", ExitCode.INVALID) from None
+
+
+def _installation(path: Path | None) -> Installation:
+    try:
+        return Installation() if path is None else read_installation(path)
+    except InstallationError as error:
+        raise CommandError(f"--settings: {error}", ExitCode.INVALID) from None
+
+
+def _proxy(url: str | None) -> SecretValue | None:
+    """Check the proxy's URL at the start; it may hold a password, so no message repeats it."""
+    if not url:
+        return None
+    secret = SecretValue(url)
+    try:
+        check_proxy(secret)
+    except ValueError as error:
+        raise CommandError(f"--proxy: {error}", ExitCode.INVALID) from None
+    return secret
 
 
 def _check_address(metrics: str | None) -> None:

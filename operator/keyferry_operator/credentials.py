@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SHORTEST_TOKEN: Final = 600
 """Seconds; the API server grants no less."""
 
+TITLES: Final = {"secret": "Secret", "serviceaccount": "ServiceAccount"}
+"""From what kubectl takes to what people read."""
+
 
 @final
 class ClusterCredentials:
@@ -100,7 +103,7 @@ class ClusterCredentials:
         against = objection(found["metadata"], what, namespace, name, hosts)
         if against is None:
             return
-        title = f"{what.capitalize()} {namespace}/{name}"
+        title = f"{TITLES[what]} {namespace}/{name}"
         advice = (
             f"If it is meant to be: {against.remedy}"
             if against.remedy

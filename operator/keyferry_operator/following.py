@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Final
 from keyferry.engine.credentials import Reference
 from keyferry.errors import KeyferryError
 from keyferry.model import ObjectKey
+from keyferry.spec.identity import ProviderKind
 from keyferry.spec.resources import load_object
-from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, PROVIDERS, SECRETS
+from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, NAMESPACES, PROVIDERS, SECRETS
 from keyferry_operator.errors import ApiError
 from keyferry_operator.names import CREDENTIAL_LABEL, MANAGED_LABEL
 from keyferry_operator.renewals import RenewalRequests
+from keyferry_operator.rereading import Rereader
 from keyferry_operator.watch import Change, Reflector, ResourceWatch
 
 if TYPE_CHECKING:
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
     import kopf
 
     from keyferry.engine import Engine
+    from keyferry.engine.entry import ProviderKey
     from keyferry.record import Versioned
     from keyferry.spec.resources import Loaded
+    from keyferry_operator.admission import Admission
     from keyferry_operator.catalog import Catalog
     from keyferry_operator.client import Kind, KubeClient, Object
+    from keyferry_operator.provider_status import ProviderReporter
     from keyferry_operator.publish import SecretPublisher
 
 log = logging.getLogger(__name__)
@@ -45,20 +50,31 @@ class Follower:
         engine: Engine,
         catalog: Catalog,
         publisher: SecretPublisher,
+        admission: Admission,
+        providers: ProviderReporter,
         login: Callable[[], kopf.ConnectionInfo],
         *,
         namespace: str,
         watch_namespaces: tuple[str, ...],
+        service_accounts: bool,
     ) -> None:
-        """``namespace`` is the operator's own, ``watch_namespaces`` those to look after (none: all)."""
+        """``namespace`` is the operator's own, ``watch_namespaces`` those to look after (none: all).
+
+        With ``service_accounts`` those are read again too, that identities ask for a token of.
+        """
         self._client = client
         self._engine = engine
         self._catalog = catalog
         self._publisher = publisher
+        self._admission = admission
+        self._providers = providers
         self._login = login
         self._namespace = namespace
         self._watch_namespaces = watch_namespaces
         self._renewals = RenewalRequests(engine, catalog)
+        self._rereader = Rereader(
+            client, engine.roster.references, self._reference_changed, service_accounts=service_accounts
+        )
         self._inbox: asyncio.Queue[Change] = asyncio.Queue()
 
     def watch(self) -> ResourceWatch:
@@ -68,7 +84,12 @@ class Follower:
     async def run(self) -> None:
         """Follow what changes until cancelled."""
         await asyncio.gather(
-            self._follow(), self._sweep(), *(self._reflect(label) for label in (MANAGED_LABEL, CREDENTIAL_LABEL))
+            self._follow(),
+            self._sweep(),
+            self._providers.run(),
+            self._rereader.run(),
+            self._reflect_namespaces(),
+            *(self._reflect(label) for label in (MANAGED_LABEL, CREDENTIAL_LABEL)),
         )
 
     def let_go(self, unknown: list[Versioned]) -> None:
@@ -80,6 +101,7 @@ class Follower:
         """Read what is declared and published, as soon as the API server tells."""
         while True:
             try:
+                await self._list_namespaces()
                 for kind in self._kinds():
                     for namespace in self._where(kind):
                         async for body in self._client.pages(kind, namespace):
@@ -99,6 +121,16 @@ class Follower:
         )
         await reflector.run()
 
+    async def _list_namespaces(self) -> None:
+        if not self._watch_namespaces:
+            async for body in self._client.pages(NAMESPACES):
+                self._admission.see(body)
+
+    async def _reflect_namespaces(self) -> None:
+        """Follow the namespaces' labels, by which cluster providers are offered."""
+        if not self._watch_namespaces:
+            await Reflector(self._client, NAMESPACES, "", self._inbox.put_nowait).run()
+
     def _kinds(self) -> tuple[Kind, ...]:
         """Cluster providers need rights on the whole cluster."""
         return (PROVIDERS, IDENTITIES) if self._watch_namespaces else (PROVIDERS, CLUSTER_PROVIDERS, IDENTITIES)
@@ -114,6 +146,8 @@ class Follower:
             try:
                 if change.kind is SECRETS:
                     self._secret_changed(change)
+                elif change.kind is NAMESPACES:
+                    self._namespace_changed(change)
                 elif change.deleted:
                     self._gone(change.kind, change.body)
                 else:
@@ -135,6 +169,8 @@ class Follower:
             log.warning("%s", problem)
         for provider in loaded.providers:
             self._engine.declare_provider(provider)
+        if kind is not IDENTITIES:
+            self._declare_provider(self._provider_key(kind, _key(body)), body, loaded)
         for identity in loaded.identities:
             self._catalog.identities[identity.key] = identity
             status = dict(body.get("status") or {})
@@ -154,9 +190,29 @@ class Follower:
             self._catalog.status.pop(key, None)
             self._renewals.forget(key)
             return
-        name = "TokenProvider" if kind is PROVIDERS else "ClusterTokenProvider"
-        namespace = key.namespace if kind is PROVIDERS else self._namespace
-        self._engine.drop_provider((name, ObjectKey(namespace, key.name)))
+        provider = self._provider_key(kind, key)
+        self._engine.drop_provider(provider)
+        self._providers.forget(provider)
+
+    def _provider_key(self, kind: Kind, key: ObjectKey) -> ProviderKey:
+        if kind is PROVIDERS:
+            return ProviderKind.TOKEN_PROVIDER.value, key
+        return ProviderKind.CLUSTER_TOKEN_PROVIDER.value, ObjectKey(self._namespace, key.name)
+
+    def _declare_provider(self, key: ProviderKey, body: Object, loaded: Loaded) -> None:
+        """Say in the provider's status, and to its identities, where it is not valid; else have it looked at."""
+        error = loaded.problems[0].as_error() if loaded.problems else None
+        if error is not None:
+            self._engine.refuse_provider(key, error)
+        self._providers.see(key, body, error)
+
+    def _namespace_changed(self, change: Change) -> None:
+        if self._admission.see(change.body, deleted=change.deleted):
+            self._engine.recheck_namespace(change.body["metadata"]["name"])
+
+    def _reference_changed(self, reference: Reference) -> None:
+        self._engine.credentials_changed([reference])
+        self._providers.look(self._engine.roster.providers_trusting(reference))
 
     def _secret_changed(self, change: Change) -> None:
         key = _key(change.body)
@@ -177,7 +233,7 @@ class Follower:
             elif before is not None and before.identity is not None and before != seen:
                 self._engine.republish(before.identity)
         else:
-            self._engine.credentials_changed([Reference(key.namespace, key.name)])
+            self._reference_changed(Reference(key.namespace, key.name))
 
     async def _sweep(self) -> None:
         """Compare with a full list now and then, against deletes that no watch told of."""

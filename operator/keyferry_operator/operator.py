@@ -8,21 +8,23 @@ import logging
 import random
 import secrets
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from keyferry.engine import Engine, EngineSettings, Ports
-from keyferry.io.addresses import AddressPolicy, HostRule
 from keyferry.io.clock import SystemClock
-from keyferry.spec.provider import ClusterTokenProviderSpec, TokenProviderSpec
+from keyferry_operator.addresses import Addresses
+from keyferry_operator.admission import Admission
 from keyferry_operator.catalog import Catalog
 from keyferry_operator.client import NAMESPACES, SECRETS, KubeClient
 from keyferry_operator.credentials import ClusterCredentials
 from keyferry_operator.errors import ApiError
 from keyferry_operator.following import Follower
+from keyferry_operator.installation import Installation
 from keyferry_operator.leases import Election, Outcome, cancelled, done_before
 from keyferry_operator.names import KEYS_SECRET, MANAGER
+from keyferry_operator.provider_status import ProviderReporter
 from keyferry_operator.publish import SecretPublisher
 from keyferry_operator.report import ClusterReporter
 from keyferry_operator.state import SecretStore
@@ -33,16 +35,17 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import kopf
+    from aiohttp.abc import AbstractResolver
 
     from keyferry.escrow import Escrow
-    from keyferry.spec.resources import ProviderResource
+    from keyferry.io.addresses import HostRule
+    from keyferry.secret import SecretValue
     from keyferry_operator.client import Object
 
 log = logging.getLogger(__name__)
 
 LAST_WORDS: Final = 5.0
 """Seconds that the last statuses and Events are given when the operator stops."""
-ADVICE: Final = "the installation's providers.allowedHosts would allow {host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,11 @@ class OperatorSettings:
     watch_namespaces: tuple[str, ...] = ()
     """Empty: all."""
     allowed_hosts: tuple[HostRule, ...] = ()
+    """Open to every provider, beside what ``installation`` opens."""
+    installation: Installation = field(default_factory=Installation)
+    """The settings file."""
+    proxy: SecretValue | None = None
+    """URL of the HTTP proxy by which providers are reached; proxies in the environment are ignored."""
     api_audiences: frozenset[str] = frozenset(
         {"https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local"}
     )
@@ -79,11 +87,14 @@ class Operator:
         escrow: Escrow,
         *,
         token_file: Path | None = None,
+        resolver: Callable[[], AbstractResolver] | None = None,
     ) -> None:
+        """Begin nothing yet; ``resolver`` makes what asks the DNS for providers' names, in place of the system's."""
         self.settings = settings
         self._login = login
         self._escrow = escrow
         self._token_file = token_file
+        self._resolver = resolver
         self.catalog = Catalog()
         self._stop_asked = asyncio.Event()
         self._standing_by = self._engine_started = False
@@ -112,6 +123,8 @@ class Operator:
         self.reporter = ClusterReporter(self.client, self.catalog, instance=settings.instance)
         self._toucher = PodToucher(self.client, enabled=settings.touch_pods, tell=self.reporter.event)
         self._publisher = SecretPublisher(self.client, self.catalog, key=key, origin=origin, toucher=self._toucher)
+        addresses = Addresses(settings.installation, allowed=settings.allowed_hosts, proxy=settings.proxy)
+        admission = Admission(settings.installation.targets, settings.watch_namespaces)
         ports = Ports(
             store=self._store,
             escrow=self._escrow,
@@ -124,8 +137,13 @@ class Operator:
             reporter=self.reporter,
             clock=SystemClock(),
             rng=random.SystemRandom(),
-            addresses=self._addresses,
-            admits=admits,
+            addresses=addresses.policy,
+            admits=admission.admits,
+            permits=admission.permits,
+            proxy=addresses.proxy,
+            resolver=self._resolver,
+            cluster_namespace=settings.namespace,
+            without_cluster_providers=admission.without_cluster_providers,
         )
         self.engine = Engine(ports, EngineSettings(holder=settings.instance, suspend_all=settings.suspend_all))
         self._follower = Follower(
@@ -133,15 +151,13 @@ class Operator:
             self.engine,
             self.catalog,
             self._publisher,
+            admission,
+            ProviderReporter(self.client, self.engine.survey, asks=not settings.suspend_all),
             self._login,
             namespace=settings.namespace,
             watch_namespaces=settings.watch_namespaces,
+            service_accounts=settings.service_account_tokens,
         )
-
-    def _addresses(self, resource: ProviderResource) -> AddressPolicy:
-        """Private addresses are open, over TLS, to providers that an administrator wrote."""
-        namespaced = type(resource.spec) is TokenProviderSpec
-        return AddressPolicy(allowed=self.settings.allowed_hosts, private=not namespaced, advice=ADVICE)
 
     async def _origin(self) -> str:
         """Return the cluster's name: the uid of kube-system, which no restore brings elsewhere."""
@@ -249,22 +265,3 @@ class Operator:
     def ready(self) -> bool:
         """Whether it works, or would at once if the leader ended."""
         return (self._standing_by or self._engine_started) and not self._stop_asked.is_set()
-
-
-def admits(namespace: str, provider: ProviderResource) -> str:
-    """Tell why identities of a namespace may not use a provider; nothing where they may.
-
-    Selecting namespaces by label needs a watch of namespaces, which is not built yet; until then it selects none.
-    """
-    if not isinstance(provider.spec, ClusterTokenProviderSpec):
-        return ""
-    selector = provider.spec.namespace_selector
-    if selector is not None and not selector.match_labels:
-        return ""
-    why = (
-        "has no namespaceSelector" if selector is None else "selects namespaces by label, which this version cannot do"
-    )
-    return (
-        f"ClusterTokenProvider {provider.key.name} {why}, so it is not offered to namespace {namespace}. Its"
-        " administrator can offer it to every namespace with `namespaceSelector: {}`."
-    )

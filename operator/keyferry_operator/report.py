@@ -203,10 +203,10 @@ def _conditions(status: IdentityStatus, before: Mapping[str, Any], generation: i
         ("Stalled", status.stalled(), reason, message),
     )
     earlier = {item.get("type"): item for item in before.get("conditions") or ()}
-    return [_condition(kind, holds, why, text, earlier.get(kind), generation, now) for kind, holds, why, text in wanted]
+    return [condition(kind, holds, why, text, earlier.get(kind), generation, now) for kind, holds, why, text in wanted]
 
 
-def _condition(
+def condition(
     kind: str,
     holds: bool,  # noqa: FBT001
     reason: str,
@@ -215,6 +215,7 @@ def _condition(
     generation: int,
     now: float,
 ) -> dict[str, Any]:
+    """Return a condition; its transition time is the earlier one's where it holds as that did."""
     status = "True" if holds else "False"
     unchanged = earlier is not None and earlier.get("status") == status
     return {
@@ -228,9 +229,9 @@ def _condition(
 
 
 def _failure(status: Mapping[str, Any]) -> Failure | None:
-    """Read back what ``status_object`` kept of a failure."""
+    """Read back what ``status_object`` kept of a failure; a refusal, which never was a try, is found anew."""
     error, kept = status.get("lastError"), status.get("failure")
-    if not isinstance(error, dict) or not isinstance(kept, dict):
+    if not isinstance(error, dict) or not isinstance(kept, dict) or not status.get("failureCount"):
         return None
     at = status.get("nextAttemptTime")
     conditions = status.get("conditions") or ()

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from tests.support import kubernetes_binaries
-from tests.support.kube_fixtures import cluster, namespace
+from tests.support.kube_fixtures import cluster, namespace, start_cluster
 from tests.support.servers import InstallError
 from tests.support.tier import require
 
-__all__ = ["cluster", "namespace"]
+__all__ = ["cluster", "namespace", "start_cluster"]
 
 CHART = Path(__file__).parents[2] / "charts" / "keyferry"
 RELEASE = "kf"

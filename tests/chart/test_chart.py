@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from keyferry.cli.exits import CommandError
-from keyferry.io.addresses import HostRule
 from keyferry.run.metrics import parse_address
 from keyferry_operator.command import app
+from keyferry_operator.installation import AllowedHost, Installation, TargetSettings, read_installation
 from tests.chart.conftest import CHART, HOME
 
 if TYPE_CHECKING:
@@ -26,7 +27,15 @@ DOCS = Path(__file__).parents[2] / "docs"
 ALL_ON: dict[str, Any] = {
     "replicas": 3,
     "watch": {"namespaces": ["team-a"]},
-    "providers": {"allowedHosts": [{"host": "keycloak.auth.svc", "port": 8080}, {"host": "[fd00::7]"}]},
+    "providers": {
+        "allowedHosts": [
+            {"host": "keycloak.auth.svc", "port": 8080, "plainHTTP": True, "namespaces": ["team-a"]},
+            {"host": "[fd00::7]"},
+        ],
+        "deniedCIDRs": ["10.96.0.0/12", "fd00:96::/112"],
+    },
+    "proxy": {"url": "http://proxy.example.org:3128", "noProxy": ["keycloak.auth.svc", "[fd00::7]:8443"]},
+    "targets": {"labels": ["team", "example.org/*"], "annotations": ["*"]},
     "apiAudiences": ["https://api.example.org"],
     "suspendAll": True,
     "serviceAccountTokens": {"enabled": True},
@@ -85,9 +94,9 @@ def test_pods_are_restricted(helm: Helm, values: Document) -> None:
 
 def test_what_may_be_written_has_a_limit(helm: Helm) -> None:
     pod = pods(helm.template())[0]
-    assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"])
-    mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
-    assert mounts == {"/var/lib/keyferry", "/tmp"}  # noqa: S108 - a path in the container
+    assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "configMap" not in volume)
+    mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts == {"/etc/keyferry": True, "/var/lib/keyferry": False, "/tmp": False}  # noqa: S108 - in the container
 
 
 def test_only_the_operator_has_a_token(helm: Helm) -> None:
@@ -107,8 +116,6 @@ def test_the_operator_knows_every_flag(helm: Helm, values: Document) -> None:
     assert "kubeconfig" in str(ended.exception)
     given = [flag.removeprefix("--").split("=", 1) for flag in flags if "=" in flag]
     for name, value in given:
-        if name == "allow-host":
-            assert str(HostRule.parse(value)) == value
         if name == "metrics":
             assert parse_address(value) == ("0.0.0.0", 9464)  # noqa: S104 - probes and Prometheus come from outside
 
@@ -120,19 +127,62 @@ def test_arguments(helm: Helm) -> None:
         "--metrics=0.0.0.0:9464",
         "--leader-election",
         "--watch-namespace=team-a",
-        "--allow-host=keycloak.auth.svc:8080",
-        "--allow-host=[fd00::7]",
+        "--settings=/etc/keyferry/settings.yaml",
         "--api-audience=https://api.example.org",
         "--service-account-tokens",
         "--touch-pods",
         "--suspend-all",
     ]
     alone = helm.template({"leaderElection": {"enabled": False}, "metrics": {"enabled": False}})
-    assert alone.container["args"] == ["operator", "--escrow=/var/lib/keyferry", "--no-leader-election"]
+    assert alone.container["args"] == [
+        "operator",
+        "--escrow=/var/lib/keyferry",
+        "--no-leader-election",
+        "--settings=/etc/keyferry/settings.yaml",
+    ]
     assert alone.one("Deployment")["spec"]["strategy"] == {"type": "Recreate"}
     sources = {entry["name"]: entry.get("valueFrom") for entry in alone.container["env"]}
     assert sources["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
     assert sources["POD_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+def settings_of(rendered: Rendered, scratch: Path) -> Installation:
+    """What the operator makes of the settings that the chart writes."""
+    file = scratch / "settings.yaml"
+    file.write_text(rendered.one("ConfigMap", "kf-keyferry-settings")["data"]["settings.yaml"])
+    return read_installation(file)
+
+
+def test_settings_reach_the_operator_as_they_were_written(helm: Helm) -> None:
+    assert settings_of(helm.template(), helm.scratch) == Installation()
+    rendered = helm.template(ALL_ON)
+    found = settings_of(rendered, helm.scratch)
+    assert found.providers.allowed_hosts == (
+        AllowedHost(host="keycloak.auth.svc", port=8080, plain_http=True, namespaces=("team-a",)),
+        AllowedHost(host="[fd00::7]"),
+    )
+    assert found.providers.denied_cidrs == (ip_network("10.96.0.0/12"), ip_network("fd00:96::/112"))
+    assert [str(rule) for rule in found.proxy.rules()] == ["keycloak.auth.svc", "[fd00::7]:8443"]
+    assert found.targets == TargetSettings(labels=("team", "example.org/*"), annotations=("*",))
+    (volume,) = (each for each in pods(rendered)[0]["volumes"] if each["name"] == "settings")
+    assert volume["configMap"] == {"name": "kf-keyferry-settings"}
+    template = rendered.one("Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/settings"]
+    assert helm.template().one("Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/settings"] != (
+        template
+    )
+
+
+def test_the_proxy(helm: Helm) -> None:
+    def proxy(**values: Any) -> Document | None:
+        entries = helm.template({"proxy": values}).container["env"]
+        return next((entry for entry in entries if entry["name"] == "KEYFERRY_PROXY"), None)
+
+    assert proxy() is None
+    assert proxy(url="http://proxy:3128") == {"name": "KEYFERRY_PROXY", "value": "http://proxy:3128"}
+    assert proxy(urlFrom={"name": "proxy", "key": "url"}) == {
+        "name": "KEYFERRY_PROXY",
+        "valueFrom": {"secretKeyRef": {"name": "proxy", "key": "url"}},
+    }
 
 
 def test_probes_ask_where_the_metrics_are(helm: Helm) -> None:
@@ -183,8 +233,24 @@ def test_the_network_policy_opens_the_ports_of_allowed_hosts(helm: Helm) -> None
         ("TCP", 443),
         ("TCP", 6443),
         ("TCP", 8080),
+        ("TCP", 3128),
     }
     assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": 9464}]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://10.0.0.1", 80),
+        ("https://proxy.example.org/", 443),
+        ("http://[fd00::7]:3128/", 3128),
+        ("http://[fd00::7]", 80),
+    ],
+)
+def test_the_network_policy_opens_the_proxys_port(helm: Helm, url: str, port: int) -> None:
+    values = {"proxy": {"url": url}, "networkPolicy": {"enabled": True, "egressPorts": []}}
+    policy = helm.template(values).one("NetworkPolicy")["spec"]
+    assert [each["port"] for each in policy["egress"][0]["ports"]] == [53, 53, port]
 
 
 def test_crds_come_with_the_release_and_stay(helm: Helm) -> None:
@@ -238,7 +304,13 @@ def test_alerts_and_dashboard_use_metrics_that_exist(helm: Helm) -> None:
         ({"providers": {"allowedHosts": ["auth.example.org"]}}, "/providers/allowedHosts/0"),
         ({"providers": {"allowedHosts": [{"host": "https://auth.example.org"}]}}, "/providers/allowedHosts/0/host"),
         ({"providers": {"allowedHosts": [{"host": "a", "port": 70000}]}}, "/providers/allowedHosts/0/port"),
-        ({"providers": {"allowedHosts": [{"host": "a", "plainHTTP": False}]}}, "plainHTTP"),
+        ({"providers": {"allowedHosts": [{"host": "a", "plainHttp": True}]}}, "plainHttp"),
+        ({"providers": {"allowedHosts": [{"host": "a", "namespaces": ["A"]}]}}, "/namespaces/0"),
+        ({"providers": {"deniedCIDRs": ["10.0.0.1"]}}, "/providers/deniedCIDRs/0"),
+        ({"proxy": {"url": "http://user:password@proxy:3128"}}, "/proxy/url"),
+        ({"proxy": {"url": "http://proxy", "urlFrom": {"name": "proxy"}}}, "proxy.urlFrom"),
+        ({"proxy": {"noProxy": ["https://a"]}}, "/proxy/noProxy/0"),
+        ({"targets": {"labels": ["a b"]}}, "/targets/labels/0"),
         ({"image": {"digest": "sha256:short"}}, "/image/digest"),
         ({"image": {"repository": "registry.example.org/kf:latest"}}, "/image/repository"),
         ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),

@@ -13,7 +13,7 @@ from tests.chart.conftest import HOME
 from tests.chart.rights import CALLS, KOPF, Call, Place, Right, calls_in, granted, needed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.chart.conftest import Helm, Rendered
     from tests.support.cluster import Cluster
@@ -52,8 +52,11 @@ class TestRendered:
         rendered = helm.template()
         role = rendered.one("ClusterRole", "kf-keyferry")
         assert rules_of(role) == needed(Place.WATCHED) | needed(Place.CLUSTER) | needed(Place.ORIGIN)
-        namespaces = [rule for rule in role["rules"] if "namespaces" in rule["resources"]]
-        assert [rule["resourceNames"] for rule in namespaces] == [["kube-system"]]
+        namespaces = {tuple(rule["verbs"]): rule for rule in role["rules"] if "namespaces" in rule["resources"]}
+        assert {verbs: rule.get("resourceNames") for verbs, rule in namespaces.items()} == {
+            ("list", "watch"): None,
+            ("get",): ["kube-system"],
+        }
         private = rendered.one("Role")
         assert private["metadata"]["namespace"] == HOME
         assert rules_of(private) == needed(Place.PRIVATE)
@@ -151,7 +154,7 @@ class TestTried:
             yield
         finally:
             for document in documents:
-                if document["metadata"]["namespace"] == "kube-system":
+                if document["metadata"].get("namespace") == "kube-system":
                     cluster.api.delete(document)
 
     def may(self, cluster: Cluster, home: str, right: Right, namespace: str = "", name: str = "") -> bool:
@@ -183,6 +186,18 @@ class TestTried:
                 api = cluster.as_service_account(home, "kf-keyferry")
                 assert api.get("v1", "Namespace", "kube-system")["metadata"]["uid"]
                 assert not self.may(cluster, home, Right("", "namespaces", "get"), team, team)
+
+    def test_cluster(self, start_cluster: Callable[[], Cluster], helm: Helm) -> None:
+        cluster = start_cluster()
+        with cluster.namespace("team") as team, cluster.namespace("home") as home:
+            rendered = helm.template({"fullnameOverride": "kf-keyferry"}, home=home)
+            with self.installed(cluster, rendered):
+                wanted = needed(Place.WATCHED) | needed(Place.CLUSTER)
+                assert {right for right in wanted if self.may(cluster, home, right)} == wanted
+                assert not self.may(cluster, home, Right("", "namespaces", "get"), team, team)
+                assert not self.may(cluster, home, Right("", "namespaces", "patch"), team, team)
+                dangerous = needed(Place.TOKENS) | needed(Place.PODS)
+                assert not [right for right in dangerous if self.may(cluster, home, right, team)]
 
     def test_every_document_is_valid(self, cluster: Cluster, helm: Helm, namespace: str) -> None:
         rendered = helm.template({"networkPolicy": {"enabled": True}, "dashboard": {"enabled": True}}, home=namespace)

@@ -69,7 +69,8 @@ class Person:
             path.write_text(person.filled_in(path.read_text()))
         host, port = person.metrics.split(":")
         values: dict[str, Any] = {
-            "providers": {"allowedHosts": [{"host": "127.0.0.1"}]},  # a Keycloak without TLS, on the loopback
+            # A Keycloak without TLS, on the loopback.
+            "providers": {"allowedHosts": [{"host": "127.0.0.1", "plainHTTP": True}]},
             "metrics": {"host": host, "port": int(port)},
             "updateStrategy": {"type": "Recreate"},  # two pods cannot have the one port
         }

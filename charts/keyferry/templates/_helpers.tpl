@@ -63,11 +63,24 @@ capabilities:
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
 {{- fail "serviceAccount.name: name the ServiceAccount to use, since serviceAccount.create is false" -}}
 {{- end -}}
+{{- if and .Values.proxy.url .Values.proxy.urlFrom.name -}}
+{{- fail "proxy.urlFrom: names a Secret, and proxy.url is set as well; use one of them" -}}
+{{- end -}}
 {{- range list "serviceMonitor" "prometheusRule" -}}
 {{- if and (get $.Values .).enabled (not $.Values.metrics.enabled) -}}
 {{- fail (printf "%s.enabled: needs metrics.enabled=true" .) -}}
 {{- end -}}
 {{- end -}}
+{{- end }}
+
+{{- /* What the operator reads with --settings: these values as they are. */ -}}
+{{- define "keyferry.settings" -}}
+providers:
+  {{- toYaml .Values.providers | nindent 2 }}
+proxy:
+  noProxy: {{ toJson .Values.proxy.noProxy }}
+targets:
+  {{- toYaml .Values.targets | nindent 2 }}
 {{- end }}
 
 {{- /* The subject of every binding. */ -}}
@@ -144,7 +157,7 @@ roleRef:
   resources: [serviceidentities, tokenproviders]
   verbs: [list, watch]
 - apiGroups: [keyferry.dev]
-  resources: [serviceidentities/status]
+  resources: [serviceidentities/status, tokenproviders/status]
   verbs: [patch]
 - apiGroups: [""]
   resources: [secrets]
@@ -161,6 +174,13 @@ roleRef:
 {{- define "keyferry.rules.cluster" -}}
 - apiGroups: [keyferry.dev]
   resources: [clustertokenproviders]
+  verbs: [list, watch]
+- apiGroups: [keyferry.dev]
+  resources: [clustertokenproviders/status]
+  verbs: [patch]
+# Their labels say which cluster-wide providers are offered to them.
+- apiGroups: [""]
+  resources: [namespaces]
   verbs: [list, watch]
 {{ include "keyferry.rules.origin" . }}
 {{- end }}

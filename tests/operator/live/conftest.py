@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from aiohttp.abc import AbstractResolver
+
     from tests.support.cluster import Cluster
 
 __all__ = ["cluster", "namespace"]
@@ -56,8 +58,11 @@ class Field:
         )
 
     @contextlib.asynccontextmanager
-    async def operator(self, **changes: Any) -> AsyncIterator[Operator]:
-        """Run an operator, with some of its settings changed; it is stopped in good order at the end."""
+    async def operator(self, *, names: AbstractResolver | None = None, **changes: Any) -> AsyncIterator[Operator]:
+        """Run an operator, with some of its settings changed; it is stopped in good order at the end.
+
+        `names` answers in place of the DNS.
+        """
         settings = OperatorSettings(
             namespace=self.home,
             instance="test",
@@ -65,9 +70,10 @@ class Field:
             allowed_hosts=(HostRule.parse("127.0.0.1"),),
         )
         settings = replace(settings, **changes)
+        resolver = None if names is None else lambda: names
         with ThreadPoolExecutor(4) as executor:
             escrow = FileEscrow(self.escrow, executor)
-            async with Operator(settings, self.login, escrow) as operator:
+            async with Operator(settings, self.login, escrow, resolver=resolver) as operator:
                 running = asyncio.create_task(operator.run())
                 try:
                     yield operator
@@ -118,8 +124,34 @@ class Field:
     def condition(self, name: str, kind: str = "Ready") -> dict[str, Any]:
         return next((item for item in self.status(name).get("conditions", ()) if item["type"] == kind), {})
 
+    def provider_condition(self, name: str, kind: str = "TokenProvider") -> dict[str, Any]:
+        """The condition Ready of a provider."""
+        found = self.cluster.api.find(GROUP, kind, name, None if kind.startswith("Cluster") else self.namespace)
+        return next(iter(((found or {}).get("status") or {}).get("conditions", ())), {})
+
     def target(self, name: str) -> dict[str, Any] | None:
         return self.cluster.api.find("v1", "Secret", name, self.namespace)
+
+    async def told(self, name: str, kind: str = "Ready", *, message: str = "", **wanted: str) -> dict[str, Any]:
+        """Wait until an identity's condition is as `wanted`, with `message` in its message; return it."""
+        return await self._found(lambda: self.condition(name, kind), message, wanted)
+
+    async def provider_told(
+        self, name: str, kind: str = "TokenProvider", *, message: str = "", **wanted: str
+    ) -> dict[str, Any]:
+        """Wait until a provider's condition Ready is as `wanted`, with `message` in its message; return it."""
+        return await self._found(lambda: self.provider_condition(name, kind), message, wanted)
+
+    async def _found(self, look: Callable[[], dict[str, Any]], message: str, wanted: dict[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def there() -> bool:
+            found.clear()
+            found.update(look())
+            return message in found.get("message", "") and wanted.items() <= found.items() and bool(found)
+
+        await self.until(there)
+        return found
 
     async def until(self, what: Callable[[], object]) -> None:
         """Wait until `what` is true; it may ask the API server, so it runs in a thread."""
