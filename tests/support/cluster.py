@@ -272,6 +272,12 @@ def shared_authority(run: SharedRun) -> Authority:
     return Authority(**run.shared("cluster-authority", lambda: asdict(Authority.create("Keyferry test cluster"))))
 
 
+def trusted_authority(run: SharedRun) -> str:
+    """Return the authority (PEM) by which a server knows the API server of this run, whether that runs yet or not."""
+    given = _given()
+    return (given.ca or "") if given is not None else shared_authority(run).certificate
+
+
 def start_cluster(directory: Path, options: Options | None = None) -> Cluster:
     """Start a cluster of one's own, whose files go to ``directory``; it ends with ``stop()`` or with this process."""
     control = prepare(directory, "own", Authority.create("Keyferry test cluster"), options or Options())

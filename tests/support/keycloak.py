@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from pydantic import TypeAdapter
 
+from tests.support import cluster
 from tests.support.keycloak_realm import Material, Person, RealmOptions, realm_representation, subject_of
 from tests.support.servers import (
     InstallError,
@@ -301,7 +302,7 @@ def shared_keycloak(run: SharedRun) -> Keycloak:
     """Return the Keycloak of this test run, with the realms ``keyferry`` and ``rotating``; the first call starts it."""
 
     def start() -> dict[str, Any]:
-        keycloak, state = start_keycloak(run.directory, run.lease)
+        keycloak, state = start_keycloak(run.directory, run.lease, cluster.trusted_authority(run))
         keycloak.provision_realm(MAIN_REALM)
         keycloak.provision_realm(ROTATING_REALM, rotating_options())
         return state
@@ -316,8 +317,11 @@ def rotating_options() -> RealmOptions:
     return RealmOptions(access_token_lifespan=ROTATING_LIFESPAN, rotating=True)
 
 
-def start_keycloak(directory: Path, lease: Lease) -> tuple[Keycloak, dict[str, Any]]:
-    """Start a Keycloak whose files go to ``directory``; return it and what another process needs to find it."""
+def start_keycloak(directory: Path, lease: Lease, trusted: str = "") -> tuple[Keycloak, dict[str, Any]]:
+    """Start a Keycloak whose files go to ``directory``; return it and what another process needs to find it.
+
+    ``trusted`` are authorities (PEM) of servers whose keys it fetches, such as a cluster's API server.
+    """
     installed = install()
     database = directory / "keycloak-database"
     database.mkdir()
@@ -325,6 +329,11 @@ def start_keycloak(directory: Path, lease: Lease) -> tuple[Keycloak, dict[str, A
     material = Material.create()
     authority, _ = material.authority.write(directory, "authority")
     certificate, key = material.authority.server().write(directory, "keycloak")
+    environment = dict(ENVIRONMENT)
+    if trusted:
+        trust_store = directory / "keycloak-trusted.pem"
+        trust_store.write_text(trusted)
+        environment["KC_TRUSTSTORE_PATHS"] = str(trust_store)
     http_port, https_port = free_port(), free_port()
     server = start_server(
         "keycloak",
@@ -339,7 +348,7 @@ def start_keycloak(directory: Path, lease: Lease) -> tuple[Keycloak, dict[str, A
         ],
         directory=directory,
         lease=lease,
-        environment=ENVIRONMENT,
+        environment=environment,
         ready=lambda: _answers(f"http://127.0.0.1:{http_port}"),
     )
     state = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kopf
@@ -81,6 +83,15 @@ class Field:
                     operator.stop()
                     await running
 
+    @property
+    def host(self) -> str:
+        """Host and port of the issuer, as an owner allows it."""
+        return self.issuer.url.removeprefix("http://")
+
+    def within(self, namespace: str) -> Field:
+        """Return the same for another namespace."""
+        return replace(self, namespace=namespace)
+
     def apply(self, *documents: dict[str, Any]) -> None:
         for document in documents:
             document["metadata"]["namespace"] = self.namespace
@@ -105,7 +116,7 @@ class Field:
         return {"apiVersion": GROUP, "kind": "ServiceIdentity", "metadata": {"name": name}, "spec": body}
 
     def secret(self, name: str, hosts: str | None = None, *, label: bool = True, **values: str) -> dict[str, Any]:
-        host = self.issuer.url.removeprefix("http://") if hosts is None else hosts
+        host = self.host if hosts is None else hosts
         return {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -152,6 +163,31 @@ class Field:
 
         await self.until(there)
         return found
+
+    def is_ready(self, name: str, revision: int = 1) -> bool:
+        status = self.status(name)
+        ready = self.condition(name).get("status") == "True"
+        return ready and status.get("revision", 0) >= revision
+
+    def token(self, name: str) -> str:
+        """Return the published token, or nothing."""
+        found = self.target(name)
+        return base64.b64decode((found or {}).get("data", {}).get("token", "")).decode()
+
+    async def until_ready(self, *names: str, revision: int = 1) -> None:
+        for name in names:
+            await self.until(partial(self.is_ready, name, revision))
+
+    async def until_reason(self, name: str, reason: str) -> str:
+        """Wait until an identity's condition gives a reason, and return what it says."""
+        await self.until(lambda: self.condition(name).get("reason") == reason)
+        return str(self.condition(name)["message"])
+
+    async def until_refused(self, name: str, reason: str) -> str:
+        """Do so where nothing was ever published."""
+        message = await self.until_reason(name, reason)
+        assert self.condition(name)["status"] == "False"
+        return message
 
     async def until(self, what: Callable[[], object]) -> None:
         """Wait until `what` is true; it may ask the API server, so it runs in a thread."""
