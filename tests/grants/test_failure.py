@@ -189,6 +189,23 @@ def test_shown(text: object, expected: str) -> None:
     assert shown(text) == expected
 
 
+@pytest.mark.parametrize("form", ["p&ss w", "p%26ss+w", "p%26ss%20w", "cCZzcyB3"])
+def test_a_secret_is_not_shown_in_any_form_in_which_it_was_sent(form: str) -> None:
+    assert shown(f"who is {form}?", secrets=(None, SecretValue("p&ss w"))) == "who is … ?"
+
+
+@pytest.mark.parametrize("held", ["username", "password", "hidden"])
+def test_what_came_from_a_secret_is_not_shown_whatever_it_was_sent_as(held: str) -> None:
+    secret = SecretValue("hunter2")
+    given = inputs(**{held: (secret,) if held == "hidden" else secret})
+    with pytest.raises(Refused) as raised:
+        parse_token_answer(
+            answer({"error": "invalid_request", "error_description": "who is hunter2?"}, 400), given, one_time=False
+        )
+    assert "hunter2" not in raised.value.message
+    assert "who is" in raised.value.message
+
+
 def test_shown_is_short() -> None:
     text = shown("word " * 5000)
     assert len(text) == 200

@@ -76,6 +76,8 @@ class SharedPublisher:
 class Shared:
     """What all replicas have in common."""
 
+    restricts_hosts = False
+
     store: MemoryStore = field(default_factory=MemoryStore)
     publisher: SharedPublisher = field(default_factory=SharedPublisher)
     secrets: dict[tuple[str, str], bytes] = field(default_factory=dict)

@@ -14,14 +14,18 @@ from keyferry.client_auth import (
 )
 from keyferry.errors import CredentialError, Reason, ResourceError
 from keyferry.grants.inputs import SubjectToken
+from keyferry.secret import SecretValue
+from keyferry.spec.grant import ACCESS_TOKEN_TYPE
 from keyferry.spec.provider import AssertionAudience, Client, ClientAuthentication
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from keyferry.client_auth import ClientAuth
     from keyferry.engine.credentials import CredentialReader
     from keyferry.model import ObjectKey
-    from keyferry.secret import SecretValue
     from keyferry.spec.common import SecretKeySource, Subject
+    from keyferry.spec.identity import ServiceIdentitySpec
 
 JWT_TYPE: Final = "urn:ietf:params:oauth:token-type:jwt"
 
@@ -29,8 +33,12 @@ JWT_TYPE: Final = "urn:ietf:params:oauth:token-type:jwt"
 class IdentityTokens(Protocol):
     """Where the current token of another identity comes from."""
 
-    async def current(self, namespace: str, name: str, consumer: ObjectKey) -> SecretValue:
-        """Return it. Raises ResourceError without consent, ExchangeError (transient) while there is none."""
+    async def current(self, namespace: str, name: str, consumer: ObjectKey, hosts: frozenset[str]) -> SecretValue:
+        """Return it, to be sent to ``hosts``.
+
+        Raises ResourceError without consent, CredentialError where it may not go there, and ExchangeError (transient)
+        while there is none.
+        """
         ...
 
 
@@ -46,7 +54,8 @@ async def subject_token(
     if subject.secret_key_ref is not None:
         return SubjectToken(await reader.text(subject.secret_key_ref.name, subject.secret_key_ref.key), token_type)
     if subject.identity_ref is not None:
-        return SubjectToken(await tokens.current(reader.namespace, subject.identity_ref.name, consumer), token_type)
+        name = subject.identity_ref.name
+        return SubjectToken(await tokens.current(reader.namespace, name, consumer, reader.hosts), token_type)
     account = subject.service_account_token
     if account is None:
         raise ResourceError(f"ServiceIdentity {consumer}: a subject names no token")
@@ -87,6 +96,11 @@ async def client_candidates(
             return [kind(client_id, secret) for secret in await _secrets(client, reader)]
 
 
+def hidden_id(client: Client | None, used: Iterable[ClientAuth]) -> tuple[SecretValue, ...]:
+    """Return the client id where it came from a Secret: then it is no more for everybody's eyes than that is."""
+    return tuple(SecretValue(auth.client_id) for auth in used) if client is not None and client.id_from else ()
+
+
 async def _secrets(client: Client, reader: CredentialReader) -> list[SecretValue]:
     """Read the configured secrets; while one of several is missing (a rotation half-way), the others do."""
     found: list[SecretValue] = []
@@ -109,3 +123,22 @@ async def _private_key(client: Client, client_id: str, reader: CredentialReader,
     return PrivateKeyJwt.load(
         client_id, key, algorithm=client.algorithm.value, key_id=client.key_id or "", audience=audience
     )
+
+
+def presents_fresh_token(spec: ServiceIdentitySpec) -> bool:
+    """Tell whether the token that is presented is another one each time: a service account's, or an identity's."""
+    grant = spec.grant
+    subjects = [grant.jwt_bearer.assertion] if grant.jwt_bearer is not None else []
+    if grant.token_exchange is not None:
+        subjects.append(grant.token_exchange.subject)
+    return any(subject.secret_key_ref is None for subject in subjects)
+
+
+def asserts_afresh(client: Client | None) -> bool:
+    """Tell whether the client authenticates with a token that is another one each time."""
+    return client is not None and client.assertion_from is not None and client.assertion_from.secret_key_ref is None
+
+
+def token_type_of(subject: Subject, declared: str) -> str:
+    """Return a subject token's type: a service account's token is a JWT, unless the resource says what it is."""
+    return JWT_TYPE if subject.service_account_token is not None and declared == ACCESS_TOKEN_TYPE else declared

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from keyferry.errors import CredentialError, Reason
 from keyferry.secret import SecretValue
+from keyferry.spec.common import ServiceAccountToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +66,17 @@ def named_keys(model: BaseModel) -> frozenset[tuple[str, str]]:
 def named_configs(model: BaseModel) -> frozenset[tuple[str, str]]:
     """Return every (ConfigMap, key) that a spec points to."""
     return frozenset((name, key) for kind, name, key in _pointers(model) if kind == "config_map_key_ref")
+
+
+def service_accounts(model: BaseModel) -> Iterator[ServiceAccountToken]:
+    """Yield every token of a ServiceAccount that a spec asks for."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, ServiceAccountToken):
+                yield item
+            elif isinstance(item, BaseModel):
+                yield from service_accounts(item)
 
 
 def _pointers(model: BaseModel) -> Iterator[tuple[str, str, str]]:

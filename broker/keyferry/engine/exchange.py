@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from keyferry.client_auth import NoAuthentication
-from keyferry.engine.clients import JWT_TYPE, client_candidates, subject_token, value
+from keyferry.engine.clients import (
+    JWT_TYPE,
+    asserts_afresh,
+    client_candidates,
+    hidden_id,
+    presents_fresh_token,
+    subject_token,
+    token_type_of,
+    value,
+)
 from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
 from keyferry.engine.seeds import reserve_seed, set_aside, with_previous, with_seed
 from keyferry.errors import (
@@ -27,7 +36,6 @@ from keyferry.ledger import Spend
 from keyferry.plan import Route, route
 from keyferry.providers.revocation import TokenTypeHint, revoke
 from keyferry.record import Binding, Record, Versioned
-from keyferry.spec.grant import ACCESS_TOKEN_TYPE
 from keyferry.spec.provider import Rotation
 
 if TYPE_CHECKING:
@@ -43,7 +51,6 @@ if TYPE_CHECKING:
     from keyferry.providers.metadata import ProviderMetadata
     from keyferry.secret import SecretValue
     from keyferry.spec.common import Subject
-    from keyferry.spec.identity import ServiceIdentitySpec
     from keyferry.spec.provider import Client, OAuthProvider
 
 
@@ -79,6 +86,7 @@ class OAuthExchanger:
         if oauth is None:
             raise ResourceError(f"{job.provider.name} is no OAuth provider")
         metadata = await job.provider.oauth(job.channel)
+        await job.provider.may_show_certificate(metadata.hosts)
         clients = await self._clients(job, oauth, metadata)
         # The secret that was accepted last goes first, so that a half-done rotation costs no refusal each time.
         start = min(self._accepted.get((job.provider.name, clients[0].client_id), 0), len(clients) - 1)
@@ -88,7 +96,7 @@ class OAuthExchanger:
             try:
                 committed = await self._by_route(await self._attempt(job, oauth, metadata, client))
             except Refused as error:
-                if error.reason is Reason.CLIENT_REJECTED and _asserts_afresh(job.spec.client or oauth.client):
+                if error.reason is Reason.CLIENT_REJECTED and asserts_afresh(job.spec.client or oauth.client):
                     error.retry = RetryClass.SUSPICIOUS  # the next try shows another assertion
                 if error.reason is not Reason.CLIENT_REJECTED or index == order[-1]:
                     raise
@@ -272,7 +280,8 @@ class OAuthExchanger:
                 continue
             try:
                 now = self._ports.clock.now()
-                await drive(revoke(endpoint, attempt.client, token, hint, now), attempt.job.channel.send)
+                hidden = attempt.inputs.hidden
+                await drive(revoke(endpoint, attempt.client, token, hint, now, hidden), attempt.job.channel.send)
             except KeyferryError as error:
                 attempt.job.note(f"a token of the wrong subject could not be revoked: {error.message}")
 
@@ -305,7 +314,7 @@ class OAuthExchanger:
         try:
             return await drive(GRANTS[attempt.job.spec.grant.type](inputs), attempt.job.channel.send)
         except Refused as error:
-            if error.code in SUBJECT_REFUSED and _presents_fresh_token(attempt.job.spec):
+            if error.code in SUBJECT_REFUSED and presents_fresh_token(attempt.job.spec):
                 # The next try presents another token, so a refusal of this one is not for good.
                 error.retry = RetryClass.SUSPICIOUS
             raise
@@ -348,6 +357,7 @@ class OAuthExchanger:
             audiences=spec.audiences,
             resources=spec.resources,
             parameters=spec.parameters,
+            hidden=hidden_id(spec.client or oauth.client, [client]),
             assumed_lifetime=oauth.lifetime.assumed,
             maximum_lifetime=oauth.lifetime.maximum,
         )
@@ -362,14 +372,14 @@ class OAuthExchanger:
             inputs = replace(inputs, assertion=await self._subject(job, reader, grant.jwt_bearer.assertion, JWT_TYPE))
         if grant.token_exchange is not None:
             exchange = grant.token_exchange
-            subject_type = _token_type(exchange.subject, exchange.subject_token_type)
+            subject_type = token_type_of(exchange.subject, exchange.subject_token_type)
             inputs = replace(
                 inputs,
                 subject=await self._subject(job, reader, exchange.subject, subject_type),
                 requested_token_type=exchange.requested_token_type or "",
             )
             if exchange.actor is not None:
-                actor_type = _token_type(exchange.actor, exchange.actor_token_type)
+                actor_type = token_type_of(exchange.actor, exchange.actor_token_type)
                 inputs = replace(inputs, actor=await self._subject(job, reader, exchange.actor, actor_type))
         binding = Binding(metadata.issuer, tuple(sorted(metadata.hosts)), client.client_id)
         return _Attempt(job, oauth, metadata, client, inputs, job.context(binding, oauth.refresh_tokens.idle))
@@ -383,22 +393,3 @@ def _for_person(job: Job, error: Refused) -> Refused:
     if error.retry is RetryClass.NEEDS_PERSON and not job.can_login:
         error.reason = Reason.APPROVAL_REQUIRED
     return error
-
-
-def _presents_fresh_token(spec: ServiceIdentitySpec) -> bool:
-    """Tell whether the token that is presented is another one each time: a service account's, or an identity's."""
-    grant = spec.grant
-    subjects = [grant.jwt_bearer.assertion] if grant.jwt_bearer is not None else []
-    if grant.token_exchange is not None:
-        subjects.append(grant.token_exchange.subject)
-    return any(subject.secret_key_ref is None for subject in subjects)
-
-
-def _asserts_afresh(client: Client | None) -> bool:
-    """Tell whether the client authenticates with a token that is another one each time."""
-    return client is not None and client.assertion_from is not None and client.assertion_from.secret_key_ref is None
-
-
-def _token_type(subject: Subject, declared: str) -> str:
-    """Return a subject token's type: a service account's token is a JWT, unless the resource says what it is."""
-    return JWT_TYPE if subject.service_account_token is not None and declared == ACCESS_TOKEN_TYPE else declared

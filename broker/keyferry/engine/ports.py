@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 class CredentialSource(Protocol):
     """Reads what resources refer to. Every method raises CredentialError where it is not there or may not be used."""
 
+    restricts_hosts: bool
+    """Whether the owners of credentials say to which hosts they may be sent."""
+
     async def secret(self, namespace: str, name: str, key: str, hosts: frozenset[str]) -> bytes:
         """Return one key of a Secret, as it is now.
 

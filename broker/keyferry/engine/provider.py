@@ -163,6 +163,16 @@ class Provider:
             client = ClientCertificate(chain, SecretValue(key))
         return self._drivers.get(self.resource, TlsSettings(authorities, client))
 
+    async def may_show_certificate(self, hosts: frozenset[str]) -> None:
+        """Raise CredentialError unless the client certificate, if there is one, is for all these hosts.
+
+        ``driver`` could ask only for the host that is known before discovery; a certificate alone authenticates a
+        client, so no reading of another credential would notice endpoints elsewhere.
+        """
+        shown = self.resource.spec.tls.client_certificate_from
+        if shown is not None:
+            await self.reader(hosts).pem(shown.secret_ref.name, "tls.key")
+
     async def oauth(self, channel: Channel) -> ProviderMetadata:
         """Return what is known of an OAuth provider, discovered where the resource names an issuer."""
         metadata = await self.known(channel)

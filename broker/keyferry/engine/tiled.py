@@ -52,6 +52,7 @@ class TiledExchanger:
     async def perform(self, job: Job) -> Versioned:
         """Return the record with what was due renewed. Raises KeyferryErrors."""
         metadata = await job.provider.tiled(job.channel)
+        await job.provider.may_show_certificate(metadata.hosts)
         publishes_key = job.spec.api_key is not None
         binding = Binding(metadata.api_url, tuple(sorted(metadata.hosts)), metadata.authenticator)
         context = job.context(binding, None, publish=not publishes_key)

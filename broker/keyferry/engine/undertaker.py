@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from keyferry.engine.clients import client_candidates
+from keyferry.engine.clients import client_candidates, hidden_id
 from keyferry.engine.credentials import CredentialReader
 from keyferry.engine.provider import Channel, Provider
 from keyferry.engine.status import Event, Level
@@ -173,8 +173,10 @@ class Undertaker:
         tokens: list[tuple[SecretValue, TokenTypeHint]] = []
         if record.refresh_token is not None:
             tokens.append((record.refresh_token, "refresh_token"))
-        if record.token is not None and record.token.expires_at > self._ports.clock.now():
-            tokens.append((record.token.access_token, "access_token"))
+        published = record.token
+        # After a restart the value of a published token may not be known any more.
+        if published is not None and published.access_token and published.expires_at > self._ports.clock.now():
+            tokens.append((published.access_token, "access_token"))
         if not tokens or await self._in_use(record):
             return False
         metadata = await provider.oauth(channel)
@@ -185,18 +187,24 @@ class Undertaker:
                 "the provider's endpoints lie on other hosts than when the tokens were issued, so nothing was sent",
                 reason=Reason.PROVIDER_CHANGED,
             )
-        clients = await self._clients(record, order, provider, metadata)
+        clients, hidden = await self._clients(record, order, provider, metadata)
         for token, hint in tokens:
-            await self._revoke_one(metadata.revocation_endpoint, clients, token, hint, channel)
+            await self._revoke_one(metadata.revocation_endpoint, clients, token, hint, channel, hidden)
         return True
 
     async def _revoke_one(
-        self, endpoint: str, clients: list[ClientAuth], token: SecretValue, hint: TokenTypeHint, channel: Channel
+        self,
+        endpoint: str,
+        clients: list[ClientAuth],
+        token: SecretValue,
+        hint: TokenTypeHint,
+        channel: Channel,
+        hidden: tuple[SecretValue, ...],
     ) -> None:
         """Revoke one token, with the first of the client's secrets that the provider accepts."""
         for index, client in enumerate(clients):
             try:
-                await drive(revoke(endpoint, client, token, hint, self._ports.clock.now()), channel.send)
+                await drive(revoke(endpoint, client, token, hint, self._ports.clock.now(), hidden), channel.send)
             except Refused as error:
                 if error.reason is not Reason.CLIENT_REJECTED or index == len(clients) - 1:
                     raise
@@ -205,14 +213,17 @@ class Undertaker:
 
     async def _clients(
         self, record: Record, order: Revocation, provider: Provider, metadata: ProviderMetadata
-    ) -> list[ClientAuth]:
+    ) -> tuple[list[ClientAuth], tuple[SecretValue, ...]]:
+        """Return the ways in which the client may authenticate, and what of its id must not be shown."""
         oauth = provider.resource.spec.oauth
         if order.client is not None:
             reader = CredentialReader(self._ports.credentials, record.key.namespace, metadata.hosts)
             client: Client | None = Client.model_validate(order.client)
         else:
             reader, client = provider.reader(metadata.hosts), oauth.client if oauth is not None else None
-        return await client_candidates(client, reader, metadata.issuer, self._tokens, record.key)
+        await provider.may_show_certificate(metadata.hosts)
+        found = await client_candidates(client, reader, metadata.issuer, self._tokens, record.key)
+        return found, hidden_id(client, found)
 
     async def _revoke_tiled(self, record: Record, provider: Provider, channel: Channel) -> bool:
         """Delete the API keys, for which a login is needed, then end the session."""

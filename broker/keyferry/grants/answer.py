@@ -69,7 +69,7 @@ def parse_token_answer(
         endpoint=inputs.token_endpoint,
         one_time=one_time,
         at=inputs.started_at,
-        secrets=(inputs.password, *inputs.client.secrets, *held, *sent),
+        secrets=(inputs.username, inputs.password, *inputs.hidden, *inputs.client.secrets, *held, *sent),
     )
     return read_token_answer(response, terms, asked)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 if TYPE_CHECKING:
     from keyferry.secret import SecretValue
@@ -75,17 +76,26 @@ def strings(value: object) -> tuple[str, ...]:
 def shown(text: object, *, secrets: Iterable[SecretValue | None] = (), limit: int = LONGEST_SHOWN) -> str:
     """Return ``text`` as a message may hold it: printable ASCII, at most ``limit`` characters, nothing secret.
 
-    Servers echo what they were sent. So our own ``secrets`` are cut out, and so is each word that looks like a token:
-    longer than 40 characters, or longer than 16 and made of letters and digits both.
+    Servers echo what they were sent. So our own ``secrets`` are cut out, also as they look in a request, and so is each
+    word that looks like a token: longer than 40 characters, or longer than 16 and made of letters and digits both.
     """
     if not isinstance(text, str):
         return ""
     for secret in secrets:
-        if secret:
-            text = text.replace(secret.reveal(), " … ")
+        for form in _forms(secret):
+            text = text.replace(form, " … ")
     words = (_shown_word(word) for word in _UNPRINTABLE.split(text[: 50 * limit]))
     line = " ".join(word for word in words if word)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _forms(secret: SecretValue | None) -> set[str]:
+    """Return what a secret looks like as it is, in a form, in a URL, and in base64."""
+    if not secret:
+        return set()
+    value = secret.reveal()
+    raw = value.encode("utf-8", "replace")
+    return {value, quote_plus(raw), quote(raw, safe=""), base64.b64encode(raw).decode().rstrip("=")}
 
 
 def _shown_word(word: str) -> str:

@@ -40,6 +40,8 @@ class GrantInputs:
     subject: SubjectToken | None = None
     actor: SubjectToken | None = None
     requested_token_type: str = ""
+    hidden: tuple[SecretValue, ...] = ()
+    """What else in the request came from a Secret, such as a client id."""
     assumed_lifetime: float = 300.0
     """Seconds, when neither the answer nor the token says."""
     maximum_lifetime: float = 86400.0

@@ -26,9 +26,17 @@ _NOTHING_TO_DO: Final = frozenset(
 )
 
 
-def revoke(endpoint: str, client: ClientAuth, token: SecretValue, hint: TokenTypeHint, now: float) -> Revocation:
+def revoke(
+    endpoint: str,
+    client: ClientAuth,
+    token: SecretValue,
+    hint: TokenTypeHint,
+    now: float,
+    hidden: tuple[SecretValue, ...] = (),
+) -> Revocation:
     """Revoke ``token``; a token that the server does not know counts as revoked (2.2).
 
+    ``hidden`` is what else of the request must be cut out of anything that the server says.
     Raises `Refused` where the server will not, `Ambiguous` where the token must be taken to live on and revoking it is
     to be tried again: it may be repeated at will.
     """
@@ -41,4 +49,6 @@ def revoke(endpoint: str, client: ClientAuth, token: SecretValue, hint: TokenTyp
     error = (read_object(response.body) or {}).get("error")
     if response.status == _BAD_REQUEST and isinstance(error, str) and error in _NOTHING_TO_DO:
         return
-    raise failure(response, Asked(endpoint, what="revocation endpoint", at=now, secrets=(token, *client.secrets)))
+    raise failure(
+        response, Asked(endpoint, what="revocation endpoint", at=now, secrets=(token, *hidden, *client.secrets))
+    )

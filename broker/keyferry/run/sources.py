@@ -38,6 +38,8 @@ class SecretSettings:
 class LocalCredentials:
     """Implements ``keyferry.engine.ports.CredentialSource`` on one machine."""
 
+    restricts_hosts = False  # whoever writes the resources owns the secrets as well
+
     def __init__(self, settings: SecretSettings, executor: Executor) -> None:
         self._settings = settings
         self._executor = executor

@@ -46,7 +46,7 @@ def login(
     """
     if not metadata.login_endpoint:
         raise ResourceError(metadata.login_problem, reason=Reason.GRANT_NOT_SUPPORTED)
-    asked = Asked(metadata.login_endpoint, what="Tiled login", at=started_at, secrets=(password,))
+    asked = Asked(metadata.login_endpoint, what="Tiled login", at=started_at, secrets=(username, password))
     form = [("grant_type", "password"), ("username", username.reveal()), ("password", password.reveal())]
     response = yield HttpRequest("POST", metadata.login_endpoint, headers=FORM_HEADERS, body=encode_form(form))
     if is_unauthorized(response):
