@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     import kopf
 
+    from keyferry.secret import SecretValue
+
 Object = dict[str, Any]
 
 TIMEOUT: Final = 15.0
@@ -34,6 +36,9 @@ TOKEN_LIFE: Final = 60.0
 
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
+ADVICE: Final = "The chart's roles allow it; where you wrote your own, see docs/install.md"
+"""What helps where a right is missing."""
+SELF_REVIEW: Final = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 
 
@@ -96,6 +101,20 @@ class KubeClient:
             if error.not_found:
                 return None
             raise
+
+    async def accepts(self, token: SecretValue, user: str) -> bool:
+        """Tell whether the API server takes ``token``, which it signed for ``user``, for a credential of its own."""
+        review: Object = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        try:
+            found = await self._request("POST", SELF_REVIEW, body=review, token=token)
+        except ApiError as error:
+            if error.status == 401:  # noqa: PLR2004 - RFC 9110
+                return False
+            if error.forbidden:  # it knows the bearer
+                return True
+            raise
+        # Where the operator itself logs in with a certificate, that is what a token not accepted leaves.
+        return bool(found["status"]["userInfo"].get("username") == user)
 
     async def pages(
         self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
@@ -203,6 +222,12 @@ class KubeClient:
                     for line in lines:
                         if line.strip():
                             yield json.loads(line)
+        except ApiError as error:
+            if not error.forbidden:
+                raise
+            raise ApiError(
+                missing_right("GET", kind.path(namespace), watch=True), status=error.status, cause=error.cause
+            ) from None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ApiError(f"watching {kind.plural}: {type(error).__name__}") from None
 
@@ -215,16 +240,18 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
         tries: int = TRIES,
+        token: SecretValue | None = None,
     ) -> Object:
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         what = path.rsplit("/namespaces/", maxsplit=1)[-1]
         for attempt in range(1, tries + 1):
             try:
-                return await self._once(verb, path, data, query, content_type)
+                return await self._once(verb, path, data, query, self._headers(content_type if data else "", token))
             except ApiError as error:
                 if attempt == tries or (error.status and error.status not in _RETRIED):
+                    why = missing_right(verb, path) if error.forbidden else f"{verb} {what}: {error.message}"
                     raise ApiError(
-                        f"{verb} {what}: {error.message}",
+                        why,
                         status=error.status,
                         cause=error.cause,
                         retry_after=error.retry_after,
@@ -233,11 +260,13 @@ class KubeClient:
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def _once(
-        self, verb: str, path: str, data: bytes | None, query: Mapping[str, str] | None, content_type: str
+        self,
+        verb: str,
+        path: str,
+        data: bytes | None,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str],
     ) -> Object:
-        headers = self._headers()
-        if data is not None:
-            headers["Content-Type"] = content_type
         timeout = aiohttp.ClientTimeout(total=TIMEOUT, sock_connect=5)
         try:
             async with self._session.request(
@@ -256,11 +285,14 @@ class KubeClient:
             raise ApiError("the API server's answer is not an object")
         return parsed
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, content_type: str = "", token: SecretValue | None = None) -> dict[str, str]:
+        """Return the headers of a request, as the bearer of ``token`` instead of the operator where one is given."""
         headers = {"Accept": "application/json", "User-Agent": "keyferry-operator"}
-        token = self._current_token()
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
+        if content_type:
+            headers["Content-Type"] = content_type
+        bearer = token.reveal() if token is not None else self._current_token()
+        if bearer:
+            headers["Authorization"] = f"Bearer {bearer}"
         return headers
 
     def _current_token(self) -> str | None:
@@ -271,6 +303,23 @@ class KubeClient:
             self._token = self._token_file.read_text().strip()
             self._token_read = now
         return self._token
+
+
+def missing_right(method: str, path: str, *, watch: bool = False) -> str:
+    """Say which right a request would have needed, in the words of RBAC (status 403)."""
+    parts = path.strip("/").split("/")
+    rest = parts[2:] if parts[0] == "api" else parts[3:]
+    place = "the cluster"
+    if rest[0] == "namespaces" and len(rest) > 2:  # noqa: PLR2004 - a namespace's name and what is in it
+        place, rest = f"namespace {rest[1]}", rest[2:]
+    plural, name, below = (*rest, "", "")[:3]
+    reading = "get" if name else ("watch" if watch else "list")
+    verbs = {"GET": reading, "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+    what = f"{plural}/{below}" if below else plural
+    return (
+        f"the operator's service account may not {verbs[method]} {what}{f' ({name})' if name else ''} in {place}."
+        f" {ADVICE}"
+    )
 
 
 def _refusal(verb: str, path: str, status: int, raw: bytes, headers: Mapping[str, str]) -> ApiError:

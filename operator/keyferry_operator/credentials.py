@@ -5,6 +5,7 @@ Leave to create providers and identities is thereby not leave to read, or to sen
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import TYPE_CHECKING, Final, final
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SHORTEST_TOKEN: Final = 600
 """Seconds; the API server grants no less."""
+AUDIENCE_LIFE: Final = 3600.0
+"""Seconds for which an audience counts as one that the API server does not accept."""
 
 TITLES: Final = {"secret": "Secret", "serviceaccount": "ServiceAccount"}
 """From what kubectl takes to what people read."""
@@ -28,12 +31,16 @@ TITLES: Final = {"secret": "Secret", "serviceaccount": "ServiceAccount"}
 class ClusterCredentials:
     """Implements ``keyferry.engine.ports.CredentialSource`` over the API server."""
 
+    restricts_hosts = True
+
     def __init__(
         self, client: KubeClient, *, api_audiences: frozenset[str], allow_service_account_tokens: bool
     ) -> None:
         self._client = client
         self._api_audiences = api_audiences
         self._allow_tokens = allow_service_account_tokens
+        self._foreign_until: dict[str, float] = {}
+        """Audiences that the API server does not accept, and until when that is believed."""
 
     async def secret(self, namespace: str, name: str, key: str, hosts: frozenset[str]) -> bytes:
         """Return one key of a labelled Secret, for the hosts that it names."""
@@ -67,11 +74,7 @@ class ClusterCredentials:
                 reason=Reason.PROVIDER_NOT_ALLOWED,
             )
         if audience in self._api_audiences:
-            raise CredentialError(
-                f"ServiceAccount {namespace}/{name}: the audience {audience!r} is the API server's own, and such a"
-                " token would open the cluster. Choose one that only the provider accepts.",
-                reason=Reason.HOST_NOT_ALLOWED,
-            )
+            raise _opens_cluster(namespace, name, audience)
         account = await self._get(SERVICE_ACCOUNTS, namespace, name)
         if account is None:
             raise CredentialError(f"ServiceAccount {namespace}/{name} is not there. Create it.")
@@ -85,17 +88,29 @@ class ClusterCredentials:
             made = await self._client.create(SERVICE_ACCOUNTS, namespace, body, name=name, subresource="token")
         except ApiError as error:
             raise _unavailable(error) from None
-        return SecretValue(made["status"]["token"])
+        token = SecretValue(made["status"]["token"])
+        if await self._is_for_api(audience, token, f"system:serviceaccount:{namespace}:{name}"):
+            raise _opens_cluster(namespace, name, audience)
+        return token
+
+    async def _is_for_api(self, audience: str, token: SecretValue, user: str) -> bool:
+        """Try, once an hour for each audience, whether the API server accepts such a token: its flags tell nobody."""
+        now = asyncio.get_running_loop().time()
+        if now < self._foreign_until.get(audience, 0.0):
+            return False
+        try:
+            accepted = await self._client.accepts(token, user)
+        except ApiError as error:
+            raise _unavailable(error) from None
+        if not accepted:
+            self._foreign_until = {known: until for known, until in self._foreign_until.items() if until > now}
+            self._foreign_until[audience] = now + AUDIENCE_LIFE
+        return accepted
 
     async def _get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         try:
             return await self._client.get(kind, namespace, name)
         except ApiError as error:
-            if error.forbidden:
-                raise CredentialError(
-                    f"Keyferry may not read {kind.plural} in namespace {namespace}. Add the namespace to"
-                    " watch.namespaces of the installation, or move the resource."
-                ) from None
             raise _unavailable(error) from None
 
     def _check(self, found: Object, what: str, namespace: str, name: str, hosts: frozenset[str]) -> None:
@@ -112,9 +127,19 @@ class ClusterCredentials:
         raise CredentialError(f"{title} {against.fault}, so it was not used. {advice}", reason=against.reason)
 
 
+def _opens_cluster(namespace: str, name: str, audience: str) -> CredentialError:
+    return CredentialError(
+        f"ServiceAccount {namespace}/{name}: the audience {audience!r} is the API server's own, and such a token would"
+        " open the cluster, so it was not sent. Choose one that only the provider accepts.",
+        reason=Reason.HOST_NOT_ALLOWED,
+    )
+
+
 def _unavailable(error: ApiError) -> ExchangeError:
-    return ExchangeError(
+    found = ExchangeError(
         f"a credential could not be read: {error.message}. Nothing was sent; Keyferry tries again.",
         code="api_server",
-        retry=RetryClass.TRANSIENT,
+        retry=RetryClass.SUSPICIOUS if error.forbidden else RetryClass.TRANSIENT,
     )
+    found.counted = True  # that is no fault of the provider's
+    return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 from keyferry.errors import PublishError, Reason, RetryClass
 from keyferry.model import ObjectKey
 from keyferry.render import Delivery
+from keyferry.spec.hashes import files_hash
 from keyferry.spec.identity import DeletionPolicy
 from keyferry_operator import signature
 from keyferry_operator.catalog import SeenSecret
@@ -75,7 +76,7 @@ class SecretPublisher:
                 f"Secret {place} cannot be written: {error.message}. The token is kept, and Keyferry tries again."
             ) from None
         current = self.see(written)
-        if current is None or current.published is None:
+        if current.published is None:
             raise PublishError(f"Secret {place} was changed by somebody while it was written. Keyferry tries again.")
         if resource.spec.target.touch_pods:
             self._toucher.written(publication.key, place, current.version)
@@ -88,7 +89,7 @@ class SecretPublisher:
             if seen.identity == key and seen.published is not None and seen.published.uid == uid:
                 await self._delete(place, seen)
 
-    def see(self, body: Object) -> SeenSecret | None:
+    def see(self, body: Object) -> SeenSecret:
         """Take in a managed Secret as it is now; keep no value of it."""
         metadata = body["metadata"]
         place = ObjectKey(metadata["namespace"], metadata["name"])
@@ -97,7 +98,7 @@ class SecretPublisher:
         found = None
         annotation = metadata.get("annotations", {}).get(RECORD_ANNOTATION, "")
         try:
-            found = signature.read(annotation, data, self._key)
+            found = signature.read(annotation, data, place, self._key)
         except (ValueError, KeyError, TypeError):
             found = None
         identity = record = published = None
@@ -106,11 +107,10 @@ class SecretPublisher:
             record = signature.restore(about, origin=self._origin)
             identity = record.key
             resource = self._catalog.identities.get(identity)
-            token = (
-                signature.token_in(resource.spec.target.files, data)
-                if resource is not None and published.intact
-                else None
-            )
+            token = None
+            # Files of an earlier spec are not read by the new one: what stands there now may be anything.
+            if resource is not None and published.intact and published.files_hash == files_hash(resource.spec.target):
+                token = signature.token_in(resource.spec.target.files, data)
             if token is not None and record.token is not None:
                 record = replace(record, token=replace(record.token, access_token=token))
         seen = SeenSecret(
@@ -135,9 +135,12 @@ class SecretPublisher:
         if there is None:
             raise PublishError(f"Secret {place} appeared and vanished meanwhile. Keyferry tries again.")
         seen = self.see(there)
-        if seen is None:
-            raise _not_owned(resource, place)
-        return await self._apply(resource, seen, body)
+        try:
+            return await self._apply(resource, seen, body)
+        except PublishError:
+            if MANAGED_LABEL not in (there["metadata"].get("labels") or {}):
+                self._catalog.secrets.pop(place, None)  # no watch would tell that it is gone
+            raise
 
     async def _apply(self, resource: IdentityResource, seen: SeenSecret, body: Object) -> Object:
         ours = seen.published is not None and seen.published.uid == resource.uid
@@ -159,7 +162,7 @@ class SecretPublisher:
             "labels": {**target.labels, MANAGED_LABEL: "true", "app.kubernetes.io/managed-by": MANAGER},
             "annotations": {
                 **target.annotations,
-                RECORD_ANNOTATION: signature.sign(publication, record, self._key),
+                RECORD_ANNOTATION: signature.sign(publication, record, place, self._key),
                 RELOADER_ANNOTATION: "true",
             },
         }
@@ -208,8 +211,8 @@ def _of_a_namesake(resource: IdentityResource, seen: SeenSecret) -> bool:
 
 def _not_owned(resource: IdentityResource, place: ObjectKey) -> PublishError:
     return PublishError(
-        f"Secret {place} is not ServiceIdentity {resource.key}'s, so it was not touched. Delete or rename it, or choose"
-        " another spec.target.secretName.",
+        f"Secret {place} is not ServiceIdentity {resource.key}'s, so it was not touched. Delete or rename it"
+        " (Keyferry looks again within 5 minutes), or choose another spec.target.secretName.",
         reason=Reason.SECRET_NOT_OWNED,
         retry=RetryClass.NEEDS_CONFIGURATION,
     )

@@ -1,7 +1,7 @@
 """The signed annotation on a managed Secret: what a restart needs to go on without an exchange and without a write.
 
-It holds no token. It is signed with a key that only the operator has, so an annotation that somebody wrote, or copied
-from elsewhere, is not believed; the digest in it shows whether the data beside it was edited.
+It holds no token. It is signed, for this one Secret, with a key that only the operator has, so an annotation that
+somebody wrote, or copied from elsewhere, is not believed; the digest in it shows whether the data beside it was edited.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def digest_of(data: Mapping[str, bytes], key: bytes) -> str:
     return mac.hexdigest()
 
 
-def sign(publication: Publication, record: Record, key: bytes) -> str:
-    """Return the annotation for what is published with ``record``."""
+def sign(publication: Publication, record: Record, place: ObjectKey, key: bytes) -> str:
+    """Return the annotation for what is published with ``record`` in the Secret ``place``."""
     token = record.token
     about: dict[str, Any] = {
         "v": _VERSION,
@@ -56,17 +56,18 @@ def sign(publication: Publication, record: Record, key: bytes) -> str:
         "scope": token.scope if token is not None else "",
         "issuer": token.issuer if token is not None else "",
         "subject": token.subject if token is not None else "",
-        "client": record.binding.client_id if record.binding is not None else "",
         "hosts": list(record.binding.hosts) if record.binding is not None else [],
     }
     text = json.dumps(about, sort_keys=True, separators=(",", ":"))
-    return f"{_mac(text, key)}.{text}"
+    return f"{_mac(text, place, key)}.{text}"
 
 
-def read(annotation: str, data: Mapping[str, bytes], key: bytes) -> tuple[dict[str, Any], Published] | None:
-    """Return what an annotation says, and what is published; None where it is not ours."""
+def read(
+    annotation: str, data: Mapping[str, bytes], place: ObjectKey, key: bytes
+) -> tuple[dict[str, Any], Published] | None:
+    """Return what the annotation of the Secret ``place`` says, and what is published; None where it is not ours."""
     mac, _, text = annotation.partition(".")
-    if not hmac.compare_digest(mac, _mac(text, key)):
+    if not hmac.compare_digest(mac.encode(), _mac(text, place, key).encode()):
         return None
     about: dict[str, Any] = json.loads(text)
     if about.get("v") != _VERSION:
@@ -97,7 +98,8 @@ def restore(about: dict[str, Any], *, origin: str) -> Record:
         generation=about["generation"],
         revision=about["revision"],
         spec_hash=about["spec"],
-        binding=Binding(about["issuer"], tuple(about["hosts"]), about["client"]),
+        # A client id may be kept in a Secret, so none is on show here; only refresh tokens are bound to theirs.
+        binding=Binding(about["issuer"], tuple(about["hosts"]), ""),
         renewal_time=about["renewal"],
         minimum_remaining=about["minimumRemaining"],
         token=TokenSet(
@@ -113,7 +115,7 @@ def restore(about: dict[str, Any], *, origin: str) -> Record:
 
 
 def token_in(files: tuple[TargetFile, ...], data: Mapping[str, bytes]) -> SecretValue | None:
-    """Find the access token in published files, where one of them shows it plainly."""
+    """Find the access token in files that were published as ``files`` say, where one of them shows it plainly."""
     for file in files:
         content = data.get(file.name or "")
         if content is None:
@@ -130,5 +132,6 @@ def decoded(data: Mapping[str, str] | None) -> dict[str, bytes]:
     return {name: base64.b64decode(value) for name, value in (data or {}).items()}
 
 
-def _mac(text: str, key: bytes) -> str:
-    return hmac.new(key, _PURPOSE + text.encode(), hashlib.sha256).hexdigest()
+def _mac(text: str, place: ObjectKey, key: bytes) -> str:
+    """Sign for one Secret: the annotation of another one, copied with its data, is not believed."""
+    return hmac.new(key, _PURPOSE + f"{place}\0{text}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import logging
 from typing import TYPE_CHECKING, Final, final
 
 from keyferry.errors import Conflict, StoreError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from keyferry.record import Record
     from keyferry_operator.catalog import Catalog
     from keyferry_operator.client import KubeClient, Object
+
+log = logging.getLogger(__name__)
 
 PRIVATE: Final = "private"
 GONE: Final = "gone"
@@ -67,7 +70,8 @@ class SecretStore:
         async for found in self._client.pages(SECRETS, self._namespace, labels=f"{STATE_LABEL}={PRIVATE}"):
             try:
                 versioned = _decode(found)
-            except StoreError:
+            except StoreError as error:
+                log.warning("%s; it is left as it is", error)
                 continue
             self._stored.add(versioned.record.uid)
             seen.add(versioned.record.uid)
@@ -200,4 +204,7 @@ def _decode(found: Object) -> Versioned:
     except (KeyError, TypeError, ValueError):
         raise StoreError(f"the private state {found['metadata']['name']} is damaged") from None
     record, _ = loads(raw)
+    name = found["metadata"]["name"]
+    if name != state_name(record.uid):
+        raise StoreError(f"the private state {name} is that of another identity: it was copied")
     return Versioned(record, found["metadata"]["resourceVersion"])

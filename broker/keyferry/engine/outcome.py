@@ -51,6 +51,10 @@ def level_of(failure: Failure) -> Level:
 
 
 def _next_attempt(error: KeyferryError, count: int, now: float, draw: float) -> float:
+    if error.reason is Reason.SECRET_NOT_OWNED:
+        # Nobody tells when somebody else's Secret, which is not watched, goes away.
+        low, high = SUSPICIOUS_WAIT
+        return now + low + draw * (high - low)
     retry_after = error.retry_after if isinstance(error, ExchangeError) else None
     match error.retry:
         case RetryClass.NEEDS_CONFIGURATION | RetryClass.NEEDS_PERSON:
