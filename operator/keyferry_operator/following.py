@@ -154,6 +154,8 @@ class Follower:
                     self._changed(change.kind, change.body)
             except KeyferryError as error:
                 log.warning("a change could not be taken in: %s", error)
+            except Exception as error:  # noqa: BLE001 - one object that we do not understand must not stop the others
+                log.error("unexpected %s while a change was taken in", type(error).__name__)  # noqa: TRY400 - nor show it
 
     def _changed(self, kind: Kind, body: Object) -> None:
         key, uid = _key(body), str(body["metadata"]["uid"])

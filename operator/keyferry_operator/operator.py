@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from keyferry.engine import Engine, EngineSettings, Ports
+from keyferry.errors import StoreError
 from keyferry.io.clock import SystemClock
 from keyferry_operator.addresses import Addresses
 from keyferry_operator.admission import Admission
@@ -39,11 +40,14 @@ if TYPE_CHECKING:
 
     from keyferry.escrow import Escrow
     from keyferry.io.addresses import HostRule
+    from keyferry.record import Versioned
     from keyferry.secret import SecretValue
     from keyferry_operator.client import Object
 
 log = logging.getLogger(__name__)
 
+STATE_PAUSE: Final = 5.0
+"""Seconds until private state that could not be read is tried again."""
 LAST_WORDS: Final = 5.0
 """Seconds that the last statuses and Events are given when the operator stops."""
 
@@ -168,7 +172,8 @@ class Operator:
 
     async def _keys(self) -> bytes:
         """Return the key of fingerprints and signatures, made at the first start of all."""
-        found = await self.client.get(SECRETS, self.settings.namespace, KEYS_SECRET)
+        settings = self.settings
+        found = await self.client.get(SECRETS, settings.namespace, KEYS_SECRET)
         if found is None:
             body: Object = {
                 "apiVersion": "v1",
@@ -189,7 +194,13 @@ class Operator:
                 found = await self.client.get(SECRETS, self.settings.namespace, KEYS_SECRET)
         if found is None:
             raise ApiError(f"Secret {KEYS_SECRET} appeared and vanished")
-        return base64.b64decode(found["data"]["digest"])
+        key = base64.b64decode((found.get("data") or {}).get("digest", ""))
+        if not key:
+            raise ApiError(
+                f"Secret {settings.namespace}/{KEYS_SECRET} has no key 'digest'. Restore it, or delete it: then every"
+                " published Secret is written anew, and seeds that were used before are not recognized any more"
+            )
+        return key
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -236,7 +247,7 @@ class Operator:
     async def _work(self) -> None:
         """List everything, start the engine, and follow what changes."""
         await self._follower.read_all()
-        unknown = await self.engine.start()
+        unknown = await self._start_engine()
         self._engine_started = True
         self._follower.let_go(unknown)
         watch = self._follower.watch()
@@ -255,6 +266,15 @@ class Operator:
                 task.cancel()
             await watch.stop()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _start_engine(self) -> list[Versioned]:
+        """Take up the private state, as soon as the API server shows it; to end instead would help nobody."""
+        while True:
+            try:
+                return await self.engine.start()
+            except StoreError as error:
+                log.warning("the private state cannot be read yet: %s; trying again in %.0f s", error, STATE_PAUSE)
+                await asyncio.sleep(STATE_PAUSE)
 
     def stop(self) -> None:
         """Start nothing new; ``run`` returns when spends and commits under way are done."""

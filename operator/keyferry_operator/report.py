@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WRITERS: Final = 16
+WRITE_PAUSE: Final = 2.0
+"""Seconds until a status that could not be written is tried again."""
+FORBIDDEN_PAUSE: Final = 30.0
+"""The same where a right is missing: people give it, and they take longer."""
 LONGEST_NOTE: Final = 1000
 QUIET: Final = frozenset({"renewed", "session_renewed", "published"})
 """Events that happen all the time and are told by the status alone."""
@@ -44,6 +48,8 @@ class ClusterReporter:
         self._dirty: dict[ObjectKey, IdentityStatus] = {}
         self._events: asyncio.Queue[Event] = asyncio.Queue(maxsize=1000)
         self._wake = asyncio.Event()
+        self._troubles: set[str] = set()
+        """Namespaces in which the last status could not be written."""
         self._busy: set[asyncio.Task[None]] = set()
         self.listeners: list[Listener] = []
         """Who else is told of events: the log lines, the metrics."""
@@ -127,12 +133,27 @@ class ClusterReporter:
             )
         except ApiError as error:
             if not error.not_found and not error.conflict:  # else it is gone, or another one has its name
-                log.warning("the status of %s cannot be written yet: %s", status.key, error)
-                await asyncio.sleep(2)
-                self._dirty.setdefault(status.key, status)
-                self._wake.set()
+                self._write_later(status, error)
             return
+        self._troubles.discard(status.key.namespace)
         self._catalog.status[status.key] = wanted
+
+    def _write_later(self, status: IdentityStatus, error: ApiError) -> None:
+        """Try again in a while, and say why once: what keeps one status of a namespace from us keeps all of them."""
+        told = status.key.namespace in self._troubles
+        self._troubles.add(status.key.namespace)
+        log.log(
+            logging.DEBUG if told else logging.WARNING,
+            "the status of %s cannot be written yet: %s",
+            status.key,
+            error,
+        )
+
+        def again() -> None:
+            self._dirty.setdefault(status.key, status)
+            self._wake.set()
+
+        asyncio.get_running_loop().call_later(FORBIDDEN_PAUSE if error.forbidden else WRITE_PAUSE, again)
 
     async def _write_events(self) -> None:
         while True:

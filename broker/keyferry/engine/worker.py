@@ -341,7 +341,7 @@ class Worker:
             return
         await self._note_doubt(entry, error)
         previous, now = entry.failure, self._ports.clock.now()
-        cause, entry.tried = entry.tried or await self._desk.cause(entry, provider), ""
+        cause, entry.tried = entry.tried or await self._cause(entry, provider), ""
         failure = failure_of(error, previous, now=now, draw=self._ports.rng.random(), cause=cause)
         if entry.again and failure.code == WAITING:
             failure = replace(failure, next_attempt=now)  # what it waited for came meanwhile
@@ -353,6 +353,13 @@ class Worker:
         self._teller.tell(entry, failure, previous)
         entry.failure_kept = True
         await self._ports.reporter.remember(entry.key, failure)
+
+    async def _cause(self, entry: Entry, provider: Provider) -> str:
+        """Return the fingerprint of what failed; nothing where it is the credentials that cannot be read."""
+        try:
+            return await self._desk.cause(entry, provider)
+        except KeyferryError:
+            return ""
 
     async def _note_doubt(self, entry: Entry, error: KeyferryError) -> None:
         """Mark a claim of our own whose request is over: nobody is sending any more, so it may be weighed now."""
