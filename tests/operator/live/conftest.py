@@ -10,16 +10,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import jwt
 import kopf
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from keyferry.demo.clients import AuthMethod, Client
 from keyferry.io.addresses import HostRule
 from keyferry.io.file_escrow import FileEscrow
 from keyferry_operator.crds import manifests
 from keyferry_operator.operator import Operator, OperatorSettings
+from tests.chart.conftest import helm
 from tests.support.issuer import FaultIssuer
-from tests.support.kube_fixtures import cluster, namespace
+from tests.support.kube_fixtures import cluster, namespace, start_cluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,10 +33,10 @@ if TYPE_CHECKING:
 
     from tests.support.cluster import Cluster
 
-__all__ = ["cluster", "namespace"]
+__all__ = ["cluster", "helm", "namespace", "start_cluster"]
 
 GROUP = "keyferry.dev/v1alpha1"
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 @dataclass
@@ -110,6 +114,20 @@ class Field:
                 },
             },
         }
+
+    def trust_account(self, name: str) -> None:
+        """Let the issuer take the cluster's word that a ServiceAccount is the client of the same name."""
+        keys = jwt.PyJWKSet.from_json(self.cluster.jwks()).keys
+        pems = [key.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode() for key in keys]
+        self.issuer.clients.add(
+            Client(
+                name,
+                methods=(AuthMethod.PRIVATE_KEY_JWT,),
+                public_keys=tuple(pems),
+                assertion_issuer=self.cluster.issuer,
+                assertion_subject=f"system:serviceaccount:{self.namespace}:{name}",
+            )
+        )
 
     def identity(self, name: str, **spec: Any) -> dict[str, Any]:
         body = {"providerRef": {"name": "issuer"}, "grant": {"type": "ClientCredentials"}, **spec}
