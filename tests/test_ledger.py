@@ -83,7 +83,7 @@ class Desk:
             self.clock,
             holder="me",
             checkpoint=lambda step: self.passed.update((step,)),
-            may_begin=lambda: not self.ending,
+            may_begin=lambda _key: not self.ending,
         )
         self.sent = 0
         self.answer: HttpResponse | Exception = issued()

@@ -80,7 +80,7 @@ class Ledger:
         *,
         holder: str,
         checkpoint: Checkpoint = _pass,
-        may_begin: Callable[[], bool] = lambda: True,
+        may_begin: Callable[[ObjectKey], bool] = lambda _key: True,
         stuck: Stuck = lambda _key, _message: None,
     ) -> None:
         """``may_begin`` is asked right before each claim; where it says no, nothing is sent (Conflict).
@@ -151,8 +151,8 @@ class Ledger:
         """Announce the spend in the private state, which also proves that the state can be written."""
         before = held.record.claim
         digest = spend.token.fingerprint(self._store.digest_key)
-        if not self._may_begin():
-            raise Conflict("this process is ending, so nothing new is begun")
+        if not self._may_begin(held.record.key):
+            raise Conflict("this process is ending, or leaves the identity to another, so nothing new is begun")
         for _ in range(CLAIM_TRIES):
             self._checkpoint("claim")
             begun = self._clock.boottime()

@@ -112,6 +112,8 @@ class Record:
     """The credentials are somebody else's: they are to be revoked and never published."""
     buried_at: float = 0.0
     """When the identity was found gone; from then on the record is an order to revoke."""
+    shard: str = ""
+    """What the shard of an order to revoke hangs on, the uid of the last provider; empty: the first shard."""
 
     def without_claim(self) -> Record:
         """Return the record with its claim settled."""
@@ -211,7 +213,7 @@ def version_of(head: bytes) -> int | None:
 _PLAIN: Final = (
     "origin", "source", "generation", "revision", "spec_hash", "seed", "refresh_issued_at", "refresh_expires_at",
     "refresh_idle", "session_started_at", "refresh_ended", "api_keys", "renewal_time", "minimum_remaining",
-    "wrong_subject", "buried_at", "former_seeds",
+    "wrong_subject", "buried_at", "former_seeds", "shard",
 )  # fmt: skip
 
 _TOKEN_PLAIN: Final = (

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from collections.abc import Set as AbstractSet
 
     from keyferry.model import ObjectKey
     from keyferry.record import Record, Versioned
@@ -28,8 +29,12 @@ class Store(Protocol):
         """
         ...
 
-    def records(self) -> AsyncIterator[Versioned]:
-        """Yield every record there is, one at a time."""
+    def forget(self, key: ObjectKey, uid: str) -> None:
+        """Remember nothing of an identity: another process may write its record, or has written it."""
+        ...
+
+    def records(self, known: AbstractSet[str] = frozenset()) -> AsyncIterator[Versioned]:
+        """Yield every record there is, one at a time; those of the uids in ``known`` need not be told."""
         ...
 
     async def create(self, record: Record) -> Versioned:

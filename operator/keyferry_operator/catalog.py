@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from keyferry.model import ObjectKey
-from keyferry.spec.target import TargetType
+from keyferry.spec.target import FileFormat, TargetType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +56,31 @@ class Catalog:
         return ObjectKey(key.namespace, name or key.name)
 
     def keeps_token_private(self, key: ObjectKey) -> bool:
-        """Tell whether nothing is published, so that the token must be kept in the private state."""
+        """Tell whether the token must be kept in the private state.
+
+        Nothing is published; or other identities present it, and no published file shows it: the replica that renews
+        those may be another one, and has it from nowhere else.
+        """
         resource = self.identities.get(key)
-        return resource is not None and resource.spec.target.type is TargetType.NONE
+        if resource is None:
+            return False
+        target = resource.spec.target
+        shown = any(file.format in (FileFormat.TOKEN, FileFormat.JSON) for file in target.files)
+        chained = any(consumer.identity_name for consumer in resource.spec.consumers)
+        return target.type is TargetType.NONE or (chained and not shown)
+
+    def published_record(self, key: ObjectKey, uid: str) -> Record | None:
+        """Return the record that the managed Secret of a declared identity carries."""
+        seen = self.secrets.get(self.secret_key(key))
+        return seen.record if seen is not None and self.uid_of(key) == uid and _shows(seen, uid) else None
 
     def published_records(self) -> Iterator[Record]:
         """Yield the records that managed Secrets of declared identities carry."""
         for seen in self.secrets.values():
-            if seen.record is not None and seen.owner == self.uid_of(seen.record.key):
+            if seen.record is not None and _shows(seen, self.uid_of(seen.record.key)):
                 yield seen.record
+
+
+def _shows(seen: SeenSecret, uid: str) -> bool:
+    """Tell whether a Secret is the one of the identity with this uid; with ``Retain`` it has no owner."""
+    return seen.record is not None and seen.record.uid == uid and seen.owner in ("", uid)

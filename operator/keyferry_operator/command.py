@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -28,7 +29,6 @@ from keyferry.run.metrics import MetricsServer, parse_address
 from keyferry.secret import SecretValue
 from keyferry_operator.errors import ApiError
 from keyferry_operator.installation import Installation, InstallationError, read_installation
-from keyferry_operator.leases import Outcome
 from keyferry_operator.operator import Operator, OperatorSettings
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,9 @@ TOKEN_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 CONNECT_PAUSE: Final = 5.0
 """Seconds until the API server is tried again at the start."""
 EXECUTOR_THREADS: Final = 4
-LOST: Final = 4
-"""Exit code after the lease was lost: not 0, so that Kubernetes starts the container again."""
-
-EXIT_HELP: Final = "Exit codes: 0 stopped as asked · 1 failed · 2 wrong usage · 4 another replica leads now"
+MOST_SHARDS: Final = 64
+"""Each costs its holder a request every two seconds."""
+EXIT_HELP: Final = "Exit codes: 0 stopped as asked · 1 failed · 2 wrong usage"
 
 app = typer.Typer(add_completion=False)
 
@@ -148,8 +147,17 @@ def operator(
     ] = None,
     leader_election: Annotated[
         bool,
-        typer.Option("--leader-election/--no-leader-election", help="Work only while this replica holds the Lease."),
+        typer.Option("--leader-election/--no-leader-election", help="Work only where this replica holds the Lease."),
     ] = True,
+    shards: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=MOST_SHARDS,
+            envvar="KEYFERRY_SHARDS",
+            help="Into how many parts the work falls, by provider, that replicas share. The same for all of them.",
+        ),
+    ] = 1,
     level: Annotated[
         str | None,
         typer.Option(
@@ -179,6 +187,7 @@ def operator(
         touch_pods=touch_pods,
         suspend_all=suspend_all,
         leader_election=leader_election,
+        shards=shards,
         escrow=escrow,
     )
     _check_address(metrics)
@@ -260,7 +269,7 @@ def _run(settings: OperatorSettings, access: Access, metrics: str | None, level:
 
 
 async def _live(process: Operator, metrics: str | None, output: LinesOutput) -> int:
-    """Run until a signal or until the lease is lost; return the exit code."""
+    """Run until a signal; return the exit code."""
     stopping = asyncio.Event()
     with _signals(stopping):
         async with contextlib.AsyncExitStack() as stack:
@@ -274,8 +283,8 @@ async def _live(process: Operator, metrics: str | None, output: LinesOutput) -> 
             await asyncio.wait([running, asked], return_when=asyncio.FIRST_COMPLETED)
             asked.cancel()
             process.stop()
-            outcome = await running
-    return LOST if outcome is Outcome.LOST else ExitCode.DONE
+            await running
+    return ExitCode.DONE
 
 
 async def _connect(process: Operator, stopping: asyncio.Event) -> bool:
@@ -318,17 +327,31 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
 
 
 class _Probes(MetricsServer):
-    """Metrics and ``/healthz``, and ``/readyz``: a standby is ready too, else no rollout would ever end."""
+    """Metrics, among them whose the shards are, ``/healthz``, and ``/readyz``: a standby is ready too, for rollouts."""
 
     def __init__(self, process: Operator, address: str) -> None:
         super().__init__(process.engine, address)
         self._process = process
+        self._count = process.settings.shards
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         if request.path != "/readyz" or request.method not in {"GET", "HEAD"}:
-            return await super()._handle(request)
+            answer = await super()._handle(request)
+            if request.path == "/metrics" and isinstance(answer.body, bytes) and answer.status == HTTPStatus.OK:
+                answer.body += self._shards()
+            return answer
         ready = self._process.ready
         return web.Response(status=200 if ready else 503, text="ok\n" if ready else "not ready\n")
+
+    def _shards(self) -> bytes:
+        """Return the series of the shards in the Prometheus text format."""
+        held = self._process.engine.held_shards
+        lines = [
+            "# HELP keyferry_shard_held 1 where this replica works on the shard, else 0.",
+            "# TYPE keyferry_shard_held gauge",
+            *(f'keyferry_shard_held{{shard="{each}"}} {int(each in held)}' for each in range(self._count)),
+        ]
+        return ("\n".join(lines) + "\n").encode()
 
 
 @contextlib.asynccontextmanager

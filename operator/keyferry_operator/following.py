@@ -92,10 +92,25 @@ class Follower:
             *(self._reflect(label) for label in (MANAGED_LABEL, CREDENTIAL_LABEL)),
         )
 
-    def let_go(self, unknown: list[Versioned]) -> None:
-        """Let the identities go of which only the record is left."""
+    async def let_go(self, unknown: list[Versioned]) -> None:
+        """Let the identities go of which only the record is left.
+
+        Each is asked for: another replica may have worked on one that no watch has told us of yet.
+        """
         for held in unknown:
-            self._engine.dismiss_record(held)
+            key = held.record.key
+            try:
+                body = await self._client.get(IDENTITIES, key.namespace, key.name)
+            except ApiError as error:
+                log.warning("it is not known whether ServiceIdentity %s is gone: %s. The next sweep asks.", key, error)
+                continue
+            if body is None or body["metadata"]["uid"] != held.record.uid:
+                self._engine.dismiss_record(held)
+
+    def resume(self) -> None:
+        """Act on what was asked for while another replica looked after an identity, and look at its provider."""
+        self._renewals.resume()
+        self._providers.resume()
 
     async def read_all(self) -> None:
         """Read what is declared and published, as soon as the API server tells."""
@@ -176,9 +191,17 @@ class Follower:
         for identity in loaded.identities:
             self._catalog.identities[identity.key] = identity
             status = dict(body.get("status") or {})
+            before = self._catalog.status.get(identity.key, {})
             self._catalog.status[identity.key] = status
-            self._catalog.handled_renewals.setdefault(identity.key, str(status.get("lastHandledRenew") or ""))
+            handled = str(status.get("lastHandledRenew") or "")
+            if self._engine.looks_after(identity.key):
+                self._catalog.handled_renewals.setdefault(identity.key, handled)
+            else:
+                self._catalog.handled_renewals[identity.key] = handled
             self._engine.declare_identity(identity)
+            elsewhere = not self._engine.looks_after(identity.key)
+            if elsewhere and status.get("revision") != before.get("revision"):
+                self._engine.issued_elsewhere(identity.key)
         if loaded.problems and kind is IDENTITIES:
             self._engine.refuse_identity(_key(body), loaded.problems[0].as_error())
 
@@ -242,12 +265,13 @@ class Follower:
         while True:
             await asyncio.sleep(SWEEP)
             try:
+                await self.let_go(await self._engine.strays())
                 there: dict[ObjectKey, str] = {}
                 for namespace in self._where(IDENTITIES):
                     async for body in self._client.pages(IDENTITIES, namespace):
                         there[_key(body)] = body["metadata"]["uid"]
-            except ApiError as error:
-                log.warning("the sweep could not list identities: %s", error)
+            except KeyferryError as error:
+                log.warning("the sweep could not list what there is: %s", error)
                 continue
             for key, resource in list(self._catalog.identities.items()):
                 if there.get(key) != resource.uid:

@@ -10,10 +10,10 @@ import secrets
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from keyferry.engine import Engine, EngineSettings, Ports
-from keyferry.errors import StoreError
+from keyferry.errors import KeyferryError
 from keyferry.io.clock import SystemClock
 from keyferry_operator.addresses import Addresses
 from keyferry_operator.admission import Admission
@@ -23,13 +23,15 @@ from keyferry_operator.credentials import ClusterCredentials
 from keyferry_operator.errors import ApiError
 from keyferry_operator.following import Follower
 from keyferry_operator.installation import Installation
-from keyferry_operator.leases import Election, Outcome, cancelled, done_before
+from keyferry_operator.leases import cancelled, done_before
 from keyferry_operator.names import KEYS_SECRET, MANAGER
 from keyferry_operator.provider_status import ProviderReporter
 from keyferry_operator.publish import SecretPublisher
 from keyferry_operator.report import ClusterReporter
+from keyferry_operator.sharing import GAIN_PAUSE, Sharing
 from keyferry_operator.state import SecretStore
 from keyferry_operator.touch import PodToucher
+from keyferry_operator.work import LAST_WORDS, ShardWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,16 +42,10 @@ if TYPE_CHECKING:
 
     from keyferry.escrow import Escrow
     from keyferry.io.addresses import HostRule
-    from keyferry.record import Versioned
     from keyferry.secret import SecretValue
     from keyferry_operator.client import Object
 
 log = logging.getLogger(__name__)
-
-STATE_PAUSE: Final = 5.0
-"""Seconds until private state that could not be read is tried again."""
-LAST_WORDS: Final = 5.0
-"""Seconds that the last statuses and Events are given when the operator stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +72,9 @@ class OperatorSettings:
     """Let identities have the pods that mount their Secret annotated; needs rights on pods."""
     suspend_all: bool = False
     leader_election: bool = False
-    """Work only while this replica holds the Lease; needs rights on it."""
+    """Work only in shards whose Lease this replica holds; needs rights on Leases."""
+    shards: int = 1
+    """Into how many parts the work falls, by provider, that replicas share."""
     escrow: Path = Path("/var/lib/keyferry")
     """Root of the ``FileEscrow``."""
 
@@ -101,7 +99,7 @@ class Operator:
         self._resolver = resolver
         self.catalog = Catalog()
         self._stop_asked = asyncio.Event()
-        self._standing_by = self._engine_started = False
+        self._listed = False
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -149,19 +147,25 @@ class Operator:
             cluster_namespace=settings.namespace,
             without_cluster_providers=admission.without_cluster_providers,
         )
-        self.engine = Engine(ports, EngineSettings(holder=settings.instance, suspend_all=settings.suspend_all))
+        self.engine = Engine(
+            ports,
+            EngineSettings(holder=settings.instance, suspend_all=settings.suspend_all, shards=settings.shards),
+        )
         self._follower = Follower(
             self.client,
             self.engine,
             self.catalog,
             self._publisher,
             admission,
-            ProviderReporter(self.client, self.engine.survey, asks=not settings.suspend_all),
+            ProviderReporter(
+                self.client, self.engine.survey, asks=not settings.suspend_all, is_ours=self.engine.holds_provider
+            ),
             self._login,
             namespace=settings.namespace,
             watch_namespaces=settings.watch_namespaces,
             service_accounts=settings.service_account_tokens,
         )
+        self._work = ShardWork(self.engine, self._follower, self.reporter)
 
     async def _origin(self) -> str:
         """Return the cluster's name: the uid of kube-system, which no restore brings elsewhere."""
@@ -204,52 +208,11 @@ class Operator:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> Outcome:
-        """Lead as soon as nobody else does, and work until ``stop`` is called or the lease is lost."""
-        if not self.settings.leader_election:
-            await self._until(asyncio.Event())
-            return Outcome.STOPPED
-        # Renewals of the lease must not wait for a connection behind ten thousand Secrets.
-        async with KubeClient(self._login(), token_file=self._token_file) as client:
-            election = Election(client, self.settings.namespace, self.settings.instance)
-            try:
-                self._standing_by = True
-                if not await done_before(election.acquire(), self._stop_asked):
-                    return Outcome.STOPPED
-                self._standing_by = False
-                lost = asyncio.Event()
-                holding = asyncio.create_task(election.hold(), name="lease")
-                holding.add_done_callback(lambda _: lost.set())
-                try:
-                    await self._until(lost)
-                finally:
-                    holding.cancel()
-                    await asyncio.gather(holding, return_exceptions=True)
-                return Outcome.STOPPED if self._stop_asked.is_set() else Outcome.LOST
-            finally:
-                await election.release()
-
-    async def _until(self, lost: asyncio.Event) -> None:
-        """Work until ``stop`` or ``lost``; what is being spent and committed then is finished first."""
-        working = asyncio.create_task(self._work(), name="operator")
-        ends = [asyncio.create_task(self._stop_asked.wait()), asyncio.create_task(lost.wait())]
-        try:
-            await asyncio.wait([working, *ends], return_when=asyncio.FIRST_COMPLETED)
-            self.engine.stop()
-            if not self._engine_started:  # it only reads so far
-                working.cancel()
-            await asyncio.wait([working])
-        finally:
-            await cancelled(working, *ends)
-        if not working.cancelled():
-            working.result()
-
-    async def _work(self) -> None:
-        """List everything, start the engine, and follow what changes."""
-        await self._follower.read_all()
-        unknown = await self._start_engine()
-        self._engine_started = True
-        self._follower.let_go(unknown)
+    async def run(self) -> None:
+        """Work on a fair share of the shards until ``stop`` is called; what is being spent then is finished first."""
+        if not await done_before(self._follower.read_all(), self._stop_asked):
+            return
+        self._listed = True
         watch = self._follower.watch()
         watch.start()
         tasks = [
@@ -257,24 +220,42 @@ class Operator:
             asyncio.create_task(self.reporter.run(), name="reporter"),
             asyncio.create_task(self._toucher.run(), name="pods"),
         ]
+        working = asyncio.create_task(self.engine.run(), name="engine")
+        working.add_done_callback(lambda _: self._stop_asked.set())
         try:
-            await self.engine.run()
-            if self._stop_asked.is_set():  # else another replica tells by now
-                await asyncio.gather(self.reporter.flush(LAST_WORDS), watch.stop())
+            await (self._share() if self.settings.leader_election else self._have_all())
+            await working
+            await asyncio.gather(self.reporter.flush(LAST_WORDS), watch.stop())
         finally:
-            for task in tasks:
-                task.cancel()
+            self.engine.stop()
+            await cancelled(*tasks, working)
             await watch.stop()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _start_engine(self) -> list[Versioned]:
-        """Take up the private state, as soon as the API server shows it; to end instead would help nobody."""
-        while True:
+    async def _have_all(self) -> None:
+        """Work on everything, since nobody else does."""
+        while not self._stop_asked.is_set():
             try:
-                return await self.engine.start()
-            except StoreError as error:
-                log.warning("the private state cannot be read yet: %s; trying again in %.0f s", error, STATE_PAUSE)
-                await asyncio.sleep(STATE_PAUSE)
+                await done_before(self._work.gain(frozenset(range(self.settings.shards))), self._stop_asked)
+                await self._stop_asked.wait()
+            except KeyferryError as error:
+                log.warning("what is stored could not be read yet: %s", error)
+                await asyncio.sleep(GAIN_PAUSE)
+
+    async def _share(self) -> None:
+        """Hold shards until ``stop`` is called, then hand them over."""
+        # Renewals of a lease must not wait for a connection behind ten thousand Secrets.
+        async with KubeClient(self._login(), token_file=self._token_file) as client:
+            settings = self.settings
+            sharing = Sharing(client, settings.namespace, settings.instance, settings.shards, self._work)
+            running = asyncio.create_task(sharing.run(), name="leases")
+            asked = asyncio.create_task(self._stop_asked.wait())
+            try:
+                await asyncio.wait([running, asked], return_when=asyncio.FIRST_COMPLETED)
+                await sharing.close()
+                if running.done():
+                    running.result()  # it ends by a defect only
+            finally:
+                await cancelled(running, asked)
 
     def stop(self) -> None:
         """Start nothing new; ``run`` returns when spends and commits under way are done."""
@@ -283,5 +264,5 @@ class Operator:
 
     @property
     def ready(self) -> bool:
-        """Whether it works, or would at once if the leader ended."""
-        return (self._standing_by or self._engine_started) and not self._stop_asked.is_set()
+        """Whether it works, or would at once if another replica ended."""
+        return self._listed and not self._stop_asked.is_set()

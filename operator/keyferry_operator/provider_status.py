@@ -22,7 +22,7 @@ from keyferry_operator.errors import ApiError
 from keyferry_operator.report import LONGEST_NOTE, condition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from keyferry.engine.entry import ProviderKey
     from keyferry.errors import KeyferryError
@@ -72,6 +72,8 @@ class ProviderReporter:
     survey: Survey
     asks: bool = True
     """False: nothing is to be sent anywhere; only what is not valid is said."""
+    is_ours: Callable[[str], bool] = field(default=lambda _uid: True)
+    """Whether a provider, by its uid, falls to a shard of this replica: others are another one's affair."""
     _seen: dict[ProviderKey, _Seen] = field(default_factory=dict)
     _due: dict[ProviderKey, float] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -88,6 +90,13 @@ class ProviderReporter:
         settled = known is None and problem is None and _is_settled(status, generation)
         self._seen[key] = _Seen(uid, generation, status, problem, settled)
         self._put(key, self._random.uniform(*AFTER_START) if settled else 0.0)
+
+    def resume(self) -> None:
+        """Look at providers that are ours now: what another replica found well waits for its time."""
+        for key, seen in self._seen.items():
+            if key not in self._due and self.is_ours(seen.uid):
+                seen.settled = seen.problem is None and _is_settled(seen.status, seen.generation)
+                self._put(key, self._random.uniform(*AFTER_START) if seen.settled else 0.0)
 
     def forget(self, key: ProviderKey) -> None:
         """Write nothing more of a provider that is gone."""
@@ -153,7 +162,7 @@ class ProviderReporter:
 
     async def _look(self, key: ProviderKey) -> None:
         seen = self._seen.get(key)
-        if seen is None:
+        if seen is None or not self.is_ours(seen.uid):
             return
         findings: Findings | None = Findings(problem=seen.problem)
         if seen.problem is None:
@@ -161,8 +170,8 @@ class ProviderReporter:
                 return
             afresh, seen.afresh, seen.settled = seen.afresh, False, False
             findings = await self.survey(key, afresh=afresh)
-        if findings is None or self._seen.get(key) is not seen:
-            return  # it is gone or another version now
+        if findings is None or self._seen.get(key) is not seen or not self.is_ours(seen.uid):
+            return  # it is gone, another version, or another replica's now
         self._plan(key, seen, findings)
         await self._write(key, seen, findings)
 

@@ -34,6 +34,11 @@ class RenewalRequests:
         self._wanted[key] = str((body["metadata"].get("annotations") or {}).get(RENEW_ANNOTATION, ""))
         self._act(key)
 
+    def resume(self) -> None:
+        """Look again at what was asked for: identities may be ours that were another replica's."""
+        for key in list(self._wanted):
+            self._act(key)
+
     def forget(self, key: ObjectKey) -> None:
         """Forget an identity that is gone."""
         self._wanted.pop(key, None)
@@ -42,7 +47,7 @@ class RenewalRequests:
     def _act(self, key: ObjectKey) -> None:
         wanted = self._wanted.get(key, "")
         handled = self._catalog.handled_renewals.get(key, "")
-        if not wanted or wanted == handled or key not in self._engine.roster.entries:
+        if not wanted or wanted == handled or not self._engine.looks_after(key):
             return
         # Another replica may have acted on the last one: then the token's age tells when.
         age = time.time() - (self._engine.status(key).issue_time or 0.0)

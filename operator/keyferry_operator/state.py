@@ -20,6 +20,7 @@ from keyferry_operator.names import MANAGER, STATE_LABEL, seed_name, state_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from collections.abc import Set as AbstractSet
 
     from keyferry.model import ObjectKey
     from keyferry.record import Record
@@ -52,35 +53,48 @@ class SecretStore:
         """By uid."""
         self._stored: set[str] = set()
         """Uids of which there is a private state Secret."""
+        self._unsure: set[str] = set()
+        """Uids of which another process may have made, or deleted, one."""
         self._serial = itertools.count(1)
 
-    async def read(self, key: ObjectKey, uid: str) -> Versioned | None:  # noqa: ARG002 - the uid says it all
+    async def read(self, key: ObjectKey, uid: str) -> Versioned | None:
         """Return the record as it is now: a quorum read where there is private state, else what is remembered."""
-        if uid not in self._stored:
-            return self._memory.get(uid)
-        found = await self._client.get(SECRETS, self._namespace, state_name(uid))
-        if found is None or found["metadata"].get("labels", {}).get(STATE_LABEL) != PRIVATE:
+        if uid in self._stored or uid in self._unsure:
+            found = await self._client.get(SECRETS, self._namespace, state_name(uid))
+            self._unsure.discard(uid)
+            if found is not None and found["metadata"].get("labels", {}).get(STATE_LABEL) == PRIVATE:
+                self._stored.add(uid)
+                return _decode(found)
             self._stored.discard(uid)
-            return self._memory.get(uid)
-        return _decode(found)
+        if uid not in self._memory:
+            published = self._catalog.published_record(key, uid)
+            return self._remember(published) if published is not None else None
+        return self._memory[uid]
 
-    async def records(self) -> AsyncIterator[Versioned]:
+    def forget(self, key: ObjectKey, uid: str) -> None:  # noqa: ARG002 - the uid says it all
+        """Read the private state, and what is published, when next asked."""
+        self._memory.pop(uid, None)
+        self._stored.discard(uid)
+        self._unsure.add(uid)
+
+    async def records(self, known: AbstractSet[str] = frozenset()) -> AsyncIterator[Versioned]:
         """Yield the private records, then those of the identities that have only what they published."""
-        seen: set[str] = set()
+        seen: set[str] = set(known)
+        sure = self._unsure - known
         async for found in self._client.pages(SECRETS, self._namespace, labels=f"{STATE_LABEL}={PRIVATE}"):
             try:
                 versioned = _decode(found)
             except StoreError as error:
                 log.warning("%s; it is left as it is", error)
                 continue
-            self._stored.add(versioned.record.uid)
-            seen.add(versioned.record.uid)
-            yield versioned
+            if versioned.record.uid not in known:
+                self._stored.add(versioned.record.uid)
+                seen.add(versioned.record.uid)
+                yield versioned
+        self._unsure -= sure
         for record in self._catalog.published_records():
             if record.uid not in seen:
-                versioned = Versioned(record, f"{MEMORY}{next(self._serial)}")
-                self._memory[record.uid] = versioned
-                yield versioned
+                yield self._remember(record)
 
     async def create(self, record: Record) -> Versioned:
         """Write the first version."""

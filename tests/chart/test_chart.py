@@ -26,6 +26,7 @@ pytestmark = pytest.mark.cluster
 DOCS = Path(__file__).parents[2] / "docs"
 ALL_ON: dict[str, Any] = {
     "replicas": 3,
+    "shards": 8,
     "watch": {"namespaces": ["team-a"]},
     "providers": {
         "allowedHosts": [
@@ -126,6 +127,7 @@ def test_arguments(helm: Helm) -> None:
         "--escrow=/var/lib/keyferry",
         "--metrics=0.0.0.0:9464",
         "--leader-election",
+        "--shards=8",
         "--watch-namespace=team-a",
         "--settings=/etc/keyferry/settings.yaml",
         "--api-audience=https://api.example.org",
@@ -297,6 +299,7 @@ def test_alerts_and_dashboard_use_metrics_that_exist(helm: Helm) -> None:
     [
         ({"replica": 2}, "replica"),
         ({"replicas": "two"}, "/replicas"),
+        ({"shards": 0}, "/shards"),
         ({"replicas": 2, "leaderElection": {"enabled": False}}, "replicas"),
         ({"watch": {"namespace": "team"}}, "namespace"),
         ({"watch": {"namespaces": ["Team"]}}, "/watch/namespaces/0"),

@@ -11,6 +11,7 @@ from keyferry.record import Record, Versioned, dumps, loads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from collections.abc import Set as AbstractSet
 
     from keyferry.model import HttpResponse, ObjectKey
 
@@ -59,8 +60,11 @@ class MemoryStore:
             raise StoreUnavailable("the store cannot be read")
         return self._held(uid) if uid else self.peek(key)
 
-    async def records(self) -> AsyncIterator[Versioned]:
-        for uid in list(self._records):
+    def forget(self, key: ObjectKey, uid: str) -> None:
+        """Do nothing: it is all here."""
+
+    async def records(self, known: AbstractSet[str] = frozenset()) -> AsyncIterator[Versioned]:
+        for uid in [uid for uid in self._records if uid not in known]:
             held = self._held(uid)
             if held is not None:
                 yield held

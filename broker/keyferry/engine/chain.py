@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.credentials import service_accounts
+from keyferry.engine.entry import Care
 from keyferry.errors import CredentialError, ExchangeError, Reason, ResourceError, RetryClass
 from keyferry.model import ObjectKey
 
@@ -56,13 +57,16 @@ class IdentityChain:
             )
         # Before the look, not after it: a token that is issued in between must not be missed.
         self._asked[key].add(consumer)
+        if entry.care is Care.NONE:
+            self._ports.store.forget(key, entry.uid)  # another process renews it
         held = await self._ports.store.read(key, entry.uid)
         token = held.record.token if held is not None else None
         if held is None or token is None or token.expires_at <= self._ports.clock.now():
             raise _waits(consumer, key)
         if not token.access_token:  # since a restart: it was published in a form that does not show it plainly
-            entry.renew = True
-            self._wake(key)
+            if entry.care is Care.FULL:
+                entry.renew = True
+                self._wake(key)
             raise _waits(consumer, key)
         await self._may_go(entry, held.record, consumer, hosts)
         return token.access_token

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.chain import IdentityChain
 from keyferry.engine.credentials import Reference, Referent
+from keyferry.engine.custody import Custody
 from keyferry.engine.departures import Departures
 from keyferry.engine.desk import Desk
+from keyferry.engine.entry import Care
 from keyferry.engine.loop import Loop, Waive
 from keyferry.engine.provider import Drivers
 from keyferry.engine.roster import Roster
+from keyferry.engine.shards import Shards
 from keyferry.engine.survey import survey
 from keyferry.engine.undertaker import Undertaker
 from keyferry.engine.worker import Worker
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
 
 RENEW_INTERVAL: Final = 60.0
 """Seconds between renewals on demand of one identity."""
-TAKEN_UP_AT_ONCE: Final = 500
-"""Stored records that are decided on at the start with one look at what is published."""
 DRAIN: Final = 60.0
 """Seconds that exchanges under way are given to finish when the engine stops."""
 
@@ -50,6 +51,8 @@ class EngineSettings:
     """Start without exchanging anything (after a restore)."""
     renew_interval: float = RENEW_INTERVAL
     drain: float = DRAIN
+    shards: int = 1
+    """Into how many parts the identities fall that processes share."""
 
 
 class Engine:
@@ -59,7 +62,8 @@ class Engine:
         self._ports = ports
         self._settings = settings
         self._drivers = Drivers(ports)
-        self.roster = Roster(ports, self._drivers)
+        self._shards = Shards(settings.shards)
+        self.roster = Roster(ports, self._drivers, self._shards)
         self._chain = IdentityChain(ports, self.roster, self._nudge)
         self._undertaker = Undertaker(ports, self.roster, self._drivers, self._chain)
         self._agenda = Agenda()
@@ -69,7 +73,7 @@ class Engine:
         self._worker = Worker(
             ports,
             self.roster,
-            Desk(ports, settings.holder, self._chain, checkpoint, lambda: not self._loop.stopping),
+            Desk(ports, settings.holder, self._chain, checkpoint, self._may_begin),
             self._chain,
             self._agenda,
             self._queue,
@@ -90,21 +94,36 @@ class Engine:
             suspend_all=settings.suspend_all,
             drain=settings.drain,
         )
-        self.open_claims: set[str] = set()
-        """Attempt ids of the claims that were open when the engine started."""
+        self._custody = Custody(
+            ports,
+            self.roster,
+            self._worker,
+            self._undertaker,
+            self._departures,
+            self._loop,
+            drain=settings.drain,
+        )
 
     # --- what is declared ---------------------------------------------------------------------------------------------
 
     def declare_provider(self, resource: ProviderResource) -> None:
         """Take in a new or changed provider, and look at the identities that use it."""
-        self._loop.look_at(self.roster.declare_provider(resource), waive=Waive.IF_CHANGED)
+        key: ProviderKey = (resource.kind.value, resource.key)
+        known = self.roster.providers.get(key)
+        moved = known is None or known.resource.uid != resource.uid
+        affected = self.roster.declare_provider(resource)
+        if moved:
+            self._custody.assign(self.roster.users_of_provider(key))
+        self._loop.look_at(affected, waive=Waive.IF_CHANGED)
 
     def drop_provider(self, key: ProviderKey) -> None:
         """Forget a provider."""
         known = self.roster.providers.get(key)
         if known is not None:
             self._queue.drain_lane(known.lane_name)
-        self._loop.look_at(self.roster.drop_provider(key))
+        affected = self.roster.drop_provider(key)
+        self._custody.assign(affected)
+        self._loop.look_at(affected)
 
     def refuse_provider(self, key: ProviderKey, error: KeyferryError) -> None:
         """Say that a provider's new version is not valid; its last good version, where there is one, goes on."""
@@ -136,19 +155,24 @@ class Engine:
         known = self.roster.entries.get(resource.key)
         if known is not None and resource.uid and known.uid and known.uid != resource.uid:
             self._departures.dismiss(resource.key)  # it was created again under the same name
+            known = None
         elif known is not None and known.resource.spec == resource.spec:
             known.resource = resource
             return
         self._departures.cancel(resource.key, resource.uid)
         self._queue.discard(resource.key)  # it may have waited for another provider
         entry = self.roster.declare_identity(resource)
+        if known is None:
+            self._custody.welcome(entry)
+        else:
+            self._custody.assign({entry.key})
         self._loop.look_at({entry.key}, waive=Waive.ALWAYS)
         self._loop.look_at(self.roster.presenters_of(entry.key), waive=Waive.ALWAYS)
 
     def refuse_identity(self, key: ObjectKey, error: KeyferryError) -> None:
         """Say that an identity's, or its provider's, new version is not valid; the last good version goes on."""
         entry = self.roster.entries.get(key)
-        if entry is not None:
+        if entry is not None and entry.care is Care.FULL:
             self._ports.reporter.report(entry.status(error.reason, error.message))
 
     async def drop_identity(self, key: ObjectKey) -> None:
@@ -233,8 +257,17 @@ class Engine:
         return self._status(self.roster.entries[key])
 
     def statuses(self) -> list[IdentityStatus]:
-        """Return the status of every identity, by namespace and name."""
-        return [self._status(self.roster.entries[key]) for key in sorted(self.roster.entries)]
+        """Return the status of every identity that this engine looks after, by namespace and name."""
+        return [self._status(self.roster.entries[key]) for key in sorted(self.own_identities())]
+
+    def own_identities(self) -> list[ObjectKey]:
+        """Return the identities that this engine looks after."""
+        return [key for key, entry in self.roster.entries.items() if entry.care is Care.FULL]
+
+    def looks_after(self, key: ObjectKey) -> bool:
+        """Tell whether this engine looks after an identity."""
+        entry = self.roster.entries.get(key)
+        return entry is not None and entry.care is Care.FULL
 
     async def wait_for(self, key: ObjectKey, done: Callable[[IdentityStatus], bool], patience: float) -> bool:
         """Wait until an identity's status satisfies ``done``; False when ``patience`` seconds passed first."""
@@ -256,44 +289,52 @@ class Engine:
         return len(self._queue)
 
     def lanes(self) -> dict[str, Any]:
-        """Return the providers' lanes by name; for metrics."""
-        return {provider.lane_name: provider.lane for provider in self.roster.providers.values()}
+        """Return the lanes of the providers that this engine works for, by name; for metrics."""
+        return {provider.lane_name: provider.lane for provider in self.roster.held_providers()}
 
     # --- the work -----------------------------------------------------------------------------------------------------
 
     async def start(self) -> list[Versioned]:
-        """Rebuild the schedule from what is stored, without an exchange and without a write.
+        """Look after all identities: ``gain`` of every shard there is."""
+        return await self.gain(self._shards.all)
 
-        Returns the records of which no identity is declared. Raises StoreError.
+    async def gain(self, shards: frozenset[int]) -> list[Versioned]:
+        """Look after the identities of these shards, too: rebuild their schedule from what is stored.
+
+        Nothing is exchanged for it and nothing written. Returns the records of which no identity is declared. Raises
+        StoreError; it is then to be called again.
         """
-        for key, failure in (await self._ports.reporter.failures()).items():
-            entry = self.roster.entries.get(key)
-            if entry is not None:
-                entry.failure = failure
-                entry.failure_kept = True
-        unknown: list[Versioned] = []
-        seen: set[ObjectKey] = set()
-        alive: set[str] = set()
-        stored: list[tuple[Entry, Versioned]] = []
-        async for held in self._ports.store.records():
-            entry = self.roster.entries.get(held.record.key)
-            if entry is None or (entry.uid and entry.uid != held.record.uid):
-                unknown.append(held)  # gone, or created again under the same name
-                continue
-            seen.add(entry.key)
-            alive.add(held.record.uid)
-            if held.record.claim is not None:
-                self.open_claims.add(held.record.claim.attempt_id)
-            stored.append((entry, held))
-            if len(stored) >= TAKEN_UP_AT_ONCE:
-                await self._worker.take_up(stored)
-                stored = []
-        await self._worker.take_up(stored)
-        await self._undertaker.load(alive)
-        self._loop.started = True
-        for key in self.roster.entries.keys() - seen:
-            await self._worker.begin(self.roster.entries[key])
-        return unknown
+        return await self._custody.gain(shards)
+
+    def lose(self, shards: frozenset[int]) -> None:
+        """Begin nothing more in these shards, since another process may be working on them; to be called at once."""
+        self._custody.lose(shards)
+
+    async def hand_over(self, shards: frozenset[int]) -> None:
+        """Finish what is under way in these shards, then look after them no longer. Nothing is buried."""
+        await self._custody.hand_over(shards)
+
+    async def strays(self) -> list[Versioned]:
+        """Look again for records of which no identity is declared, and for orders to revoke. Raises StoreError."""
+        return await self._custody.strays()
+
+    def issued_elsewhere(self, key: ObjectKey) -> None:
+        """Take note that another process renewed an identity: those that wait for its token are woken."""
+        self._chain.issued(key)
+
+    def holds_provider(self, uid: str) -> bool:
+        """Tell whether a provider falls to a shard that is looked after."""
+        return self._shards.of(uid) in self._shards.held
+
+    @property
+    def held_shards(self) -> frozenset[int]:
+        """The shards whose identities are looked after."""
+        return self._shards.held
+
+    @property
+    def open_claims(self) -> set[str]:
+        """Attempt ids of the claims that were open when their identities were taken up."""
+        return self._custody.open_claims
 
     async def run(self) -> None:
         """Work until ``stop`` is called, then finish what is under way."""
@@ -306,6 +347,10 @@ class Engine:
     async def close(self) -> None:
         """Close the connections."""
         await self._drivers.close()
+
+    def _may_begin(self, key: ObjectKey) -> bool:
+        entry = self.roster.entries.get(key)
+        return not self._loop.stopping and (entry is None or entry.care is Care.FULL)
 
     def _nudge(self, key: ObjectKey) -> None:
         self._loop.look_at({key})

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from keyferry.engine.entry import Care
 from keyferry.engine.job import order_to_revoke
 from keyferry.engine.status import Event, Level
 from keyferry.errors import KeyferryError, Reason
@@ -91,8 +92,9 @@ class Departures:
         self._agenda.discard(key)
         self._queue.discard(key)
         self._ports.reporter.forget(key)
-        policy = entry.resource.spec.deletion_policy
-        self._leaving[key, entry.uid] = Departure(key, entry.uid, policy, entry, None)
+        if entry.care is not Care.NONE:  # else another process puts it away
+            policy = entry.resource.spec.deletion_policy
+            self._leaving[key, entry.uid] = Departure(key, entry.uid, policy, entry, None)
         self._look_at(self._roster.presenters_of(key))
 
     def dismiss_record(self, held: Versioned) -> None:
@@ -113,6 +115,11 @@ class Departures:
         """Put away now what leaves under this name. Raises StoreError where that fails; it is tried again."""
         for departure in [*self._of(key, uid)]:
             await self._attempt(departure)
+
+    def is_busy(self, shards: frozenset[int]) -> bool:
+        """Tell whether an identity of these shards is being put away just now."""
+        busy = (each.entry for each in self._leaving.values() if each.turn.locked() and each.entry is not None)
+        return any(self._roster.shard_of(entry) in shards for entry in busy)
 
     def next_time(self) -> float:
         """Return when to try next (Unix seconds), infinity where nothing is leaving."""
@@ -200,9 +207,10 @@ class Departures:
 
         What was only published, and read again after a restart, has no order yet.
         """
+        record = replace(held.record, shard=self._roster.shard_name(entry))
         provider = self._roster.provider_of(entry)
-        if provider is None:
-            return held
-        noted = held.record.revocation or order_to_revoke(entry.resource.spec, provider)
-        order = replace(noted, policy=entry.resource.spec.deletion_policy.value)
-        return replace(held, record=replace(held.record, revocation=order))
+        if provider is not None:
+            noted = record.revocation or order_to_revoke(entry.resource.spec, provider)
+            order = replace(noted, policy=entry.resource.spec.deletion_policy.value)
+            record = replace(record, revocation=order)
+        return replace(held, record=record)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from keyferry.engine.ports import Ports
     from keyferry.engine.provider import Channel, Provider
     from keyferry.ledger import Checkpoint
+    from keyferry.model import ObjectKey
     from keyferry.plan import Failure
     from keyferry.publication import Published
     from keyferry.record import Record
@@ -54,9 +55,9 @@ class Desk:
         holder: str,
         tokens: IdentityTokens,
         checkpoint: Checkpoint | None,
-        may_begin: Callable[[], bool],
+        may_begin: Callable[[ObjectKey], bool],
     ) -> None:
-        """``may_begin`` tells whether a spend may still be begun: not while the process is ending."""
+        """``may_begin`` tells whether a spend may still be begun: not while the work on it ends."""
         self._ports = ports
         self._checkpoint = checkpoint or (lambda _step: None)
         self.holder = holder

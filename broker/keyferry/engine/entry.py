@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.apply import reauthorize_by
 from keyferry.engine.job import REPEATABLE
@@ -22,9 +23,19 @@ ProviderKey = tuple[str, "ObjectKey"]
 """Kind, and namespace with name."""
 
 
+class Care(enum.Enum):
+    """How far an identity is this engine's."""
+
+    NONE = enum.auto()
+    """Another process looks after it, or nobody; it is known because others may refer to it."""
+    FULL = enum.auto()
+    ENDING = enum.auto()
+    """What is under way is finished and told; nothing more is begun."""
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One identity that the engine looks after."""
+    """One declared identity."""
 
     resource: IdentityResource
     uid: str
@@ -66,11 +77,18 @@ class Entry:
     last_renewal: float = -math.inf
     """When (monotonic) the last renewal on demand was begun."""
     reported: tuple[Reason, str] | None = None
+    care: Care = Care.NONE
 
     @property
     def key(self) -> ObjectKey:
         """Namespace and name."""
         return self.resource.key
+
+    def begin_anew(self) -> None:
+        """Forget all but what is declared: another process may have worked on it since."""
+        for each in fields(self):
+            if each.default is not MISSING and each.name not in _DECLARED:
+                setattr(self, each.name, each.default)
 
     def take(self, record: Record | None, maximum: float | None) -> None:
         """Note the times of a record."""
@@ -131,3 +149,6 @@ class Entry:
             cause=failure.cause if failure is not None else "",
             busy=busy,
         )
+
+
+_DECLARED: Final = frozenset({"named_keys", "refusal", "busy", "care", "last_renewal"})

@@ -8,6 +8,7 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Final
 
+from keyferry.engine.entry import Care
 from keyferry.plan import CLOCK_LEEWAY
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ class Loop:
         self._suspend_all = suspend_all
         self._drain_for = drain
         self.stopping = False
-        self.started = False
-        """Whether the schedule is built: before, nothing is looked at."""
         self._revoking: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,9 +114,9 @@ class Loop:
 
     def look_at(self, keys: Iterable[ObjectKey], *, waive: Waive = Waive.NEVER) -> None:
         """Put identities on the agenda for now."""
-        for key in keys if self.started else ():
+        for key in keys:
             entry = self._roster.entries.get(key)
-            if entry is None:
+            if entry is None or entry.care is not Care.FULL:
                 continue
             if waive is not Waive.NEVER:
                 entry.waive(always=waive is Waive.ALWAYS)
@@ -127,6 +126,11 @@ class Loop:
                 self._agenda.put(key, 0.0)
         self._wake.set()
 
+    def discard(self, key: ObjectKey) -> None:
+        """Begin nothing more with an identity."""
+        self._agenda.discard(key)
+        self._queue.discard(key)
+
     def _start_checks(self) -> None:
         now = self._ports.clock.now()
         while self._checking < CHECKS_AT_ONCE:
@@ -134,7 +138,7 @@ class Loop:
             if key is None:
                 return
             entry = self._roster.entries.get(key)
-            if entry is None or entry.busy or key in self._queue:
+            if entry is None or entry.busy or entry.care is not Care.FULL or key in self._queue:
                 continue
             entry.busy = True
             self._checking += 1
@@ -147,7 +151,7 @@ class Loop:
             if taken is None:
                 return
             entry = self._roster.entries.get(taken[1])
-            if entry is None or entry.busy:
+            if entry is None or entry.busy or entry.care is not Care.FULL:
                 lanes[taken[0]].finish()
                 continue
             entry.busy = True

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from keyferry.engine.ports import Ports
+    from keyferry.engine.shards import Shards
     from keyferry.spec.common import Subject
     from keyferry.spec.identity import ServiceIdentitySpec
     from keyferry.spec.resources import IdentityResource, ProviderResource
@@ -31,7 +32,8 @@ _V = TypeVar("_V")
 class Roster:
     """The declared resources, as the engine works with them."""
 
-    def __init__(self, ports: Ports, drivers: Drivers) -> None:
+    def __init__(self, ports: Ports, drivers: Drivers, shards: Shards) -> None:
+        self.shards = shards
         self._ports = ports
         self._drivers = drivers
         self.entries: dict[ObjectKey, Entry] = {}
@@ -144,6 +146,24 @@ class Roster:
     def provider_of(self, entry: Entry) -> Provider | None:
         """Return the provider that an identity means, where it is declared."""
         return self.providers.get(entry.provider_key)
+
+    def shard_name(self, entry: Entry) -> str:
+        """Return what an identity's shard hangs on: its provider's uid, or its name where nothing else is known."""
+        provider = self.provider_of(entry)
+        kind, key = entry.provider_key
+        return (provider.resource.uid if provider is not None else "") or f"{kind} {key}"
+
+    def shard_of(self, entry: Entry) -> int:
+        """Return the shard that an identity falls to."""
+        return self.shards.of(self.shard_name(entry))
+
+    def held_providers(self) -> list[Provider]:
+        """Return the providers of the shards that this process holds."""
+        return [
+            provider
+            for (kind, key), provider in self.providers.items()
+            if self.shards.of(provider.resource.uid or f"{kind} {key}") in self.shards.held
+        ]
 
     def users_of(self, reference: Reference) -> set[ObjectKey]:
         """Return the identities that use what a reference leads to, themselves or through their provider."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from keyferry.engine.entry import Care
 from keyferry.engine.outcome import level_of
 from keyferry.engine.status import Event, Level
 from keyferry.errors import Reason
@@ -31,8 +32,8 @@ class Teller:
     def report(self, entry: Entry, reason: Reason, message: str, *, busy: bool = False) -> None:
         """Report a status; ``busy`` while an exchange is queued or under way."""
         entry.reported = (reason, message)
-        if self._roster.entries.get(entry.key) is not entry:
-            return  # it is gone, and another one may have its name
+        if self._roster.entries.get(entry.key) is not entry or entry.care is Care.NONE:
+            return  # it is gone, and another one may have its name; or another process tells of it
         self._ports.reporter.report(entry.status(reason, message, busy=busy))
 
     def event(self, entry: Entry, level: Level, word: str, reason: Reason, message: str) -> None:

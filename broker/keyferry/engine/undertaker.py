@@ -51,6 +51,9 @@ class _Order:
     held: Versioned
     attempts: int = 0
     next_attempt: float = 0.0
+    busy: bool = False
+    dropped: bool = False
+    """Left to another process, as soon as it is not worked on."""
 
 
 class Undertaker:
@@ -64,13 +67,16 @@ class Undertaker:
         self._orders: dict[str, _Order] = {}
         self._providers: dict[str, Provider] = {}
 
-    async def load(self, alive: AbstractSet[str]) -> None:
-        """Take up the orders that an earlier process left.
+    async def load(self, alive: AbstractSet[str], shards: frozenset[int] | None = None) -> None:
+        """Take up the orders that another process left, in ``shards`` (in all that are held, where none are named).
 
         ``alive`` are the uids of identities that are declared and have their record: an order for one of them was cut
         off before the record was put away, and the credentials that it would revoke are in use.
         """
+        wanted = shards if shards is not None else self._roster.shards.held
         async for held in self._ports.store.buried():
+            if self._roster.shards.of_order(held.record) not in wanted:
+                continue
             if held.record.uid in alive:
                 await self._ports.store.settle(held)
                 continue
@@ -83,7 +89,7 @@ class Undertaker:
 
     def next_time(self) -> float:
         """Return when to work next (Unix seconds), infinity where there is nothing to do."""
-        return min((order.next_attempt for order in self._orders.values()), default=float("inf"))
+        return min((order.next_attempt for order in self._orders.values() if not order.busy), default=float("inf"))
 
     def shift(self, seconds: float) -> None:
         """Move the next attempts along with a jump of the wall clock."""
@@ -99,8 +105,24 @@ class Undertaker:
         if not self._orders:
             self._providers.clear()
 
+    def drop(self, shards: frozenset[int]) -> None:
+        """Leave the orders of these shards to another process."""
+        for uid, order in list(self._orders.items()):
+            if self._roster.shards.of_order(order.held.record) in shards:
+                order.dropped = True
+                if not order.busy:
+                    del self._orders[uid]
+
+    def is_working(self, shards: frozenset[int]) -> bool:
+        """Tell whether an order of these shards is being carried out."""
+        busy = (order for order in self._orders.values() if order.busy)
+        return any(self._roster.shards.of_order(order.held.record) in shards for order in busy)
+
     async def _work(self, uid: str) -> None:
-        order = self._orders[uid]
+        order = self._orders.get(uid)
+        if order is None:
+            return
+        order.busy = True
         try:
             if await self._carry_out(order):
                 await self._ports.store.settle(order.held)
@@ -111,6 +133,10 @@ class Undertaker:
         except Exception as error:  # noqa: BLE001 - one order that we do not understand must not stop the others
             log.error("unexpected %s while revoking for %s", type(error).__name__, order.held.record.key)  # noqa: TRY400
             order.next_attempt = self._ports.clock.now() + UNEXPECTED_WAIT
+        finally:
+            order.busy = False
+            if order.dropped:
+                self._orders.pop(uid, None)
 
     async def _carry_out(self, order: _Order) -> bool:
         """Revoke; return whether the order is done with, one way or the other."""
@@ -264,5 +290,6 @@ class Undertaker:
         self._ports.reporter.event(Event(level, event, reason, message, record.key))
 
     def add(self, held: Versioned) -> None:
-        """Take up an order that was just buried."""
-        self._orders[held.record.uid] = _Order(held)
+        """Take up an order that was just buried, where its shard is held; else whoever holds it finds it."""
+        if self._roster.shards.of_order(held.record) in self._roster.shards.held:
+            self._orders[held.record.uid] = _Order(held)

@@ -22,6 +22,7 @@ from keyferry.record import Record, Versioned, dumps, loads, version_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Set as AbstractSet
     from concurrent.futures import Executor
     from typing import TypeVar
 
@@ -60,7 +61,10 @@ class FileStore:
         """Return the record as it is on the disk, whoever's it is: nobody but the record names an identity's uid."""
         return await self._in_thread(lambda: self._read(_path(key)))
 
-    async def records(self) -> AsyncIterator[Versioned]:
+    def forget(self, key: ObjectKey, uid: str) -> None:
+        """Do nothing: whatever is asked for is read from the disk."""
+
+    async def records(self, known: AbstractSet[str] = frozenset()) -> AsyncIterator[Versioned]:  # noqa: ARG002 - all are read
         """Yield every record; a damaged one is left out (its identity then meets it and says so)."""
         names = await self._in_thread(lambda: list(self._names(RECORDS)))
         async for versioned in self._read_many(names):

@@ -172,9 +172,9 @@ class MetricsServer:
         """Write the series of all identities: consistent for each, and without holding up the loop for long."""
         engine = self._engine
         written = _Identities(self._clock.now())
-        keys = list(engine.roster.entries)
+        keys = engine.own_identities()
         for start in range(0, len(keys), SLICE):
-            written.add([engine.status(key) for key in keys[start : start + SLICE] if key in engine.roster.entries])
+            written.add([engine.status(key) for key in keys[start : start + SLICE] if engine.looks_after(key)])
             await asyncio.sleep(0)
         return written
 

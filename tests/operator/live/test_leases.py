@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
 import re
 import signal
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from keyferry.demo.clients import AuthMethod, Client, Grant
-from keyferry_operator.leases import LEASE
+from keyferry_operator.sharing import LEASE
+from tests.operator.live.replicas import holder, replica
 from tests.support.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.operator.live.conftest import Field
@@ -31,7 +28,6 @@ pytestmark = [
 ]
 
 SECRET = "s3cret of the bot"
-PROGRAM = "import sys; from keyferry_operator.command import app; app(args=sys.argv[1:])"
 TAKEOVER = 30.0
 HANDOVER = 10.0
 
@@ -44,51 +40,8 @@ def _bot(field: Field) -> None:
     field.apply(field.provider(), field.secret("bot", secret=SECRET), field.identity("nightly"))
 
 
-class Replica:
-    """A `keyferry operator` of its own process."""
-
-    def __init__(self, process: asyncio.subprocess.Process, name: str, log: Path) -> None:
-        self.process = process
-        self.name = name
-        self.log = log
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-
-    def says(self, words: str) -> bool:
-        return any(words in line["message"] for line in self.lines())
-
-    def leads(self) -> bool:
-        return self.says("this replica leads")
-
-    async def ends(self) -> int:
-        async with asyncio.timeout(60):
-            return await self.process.wait()
-
-
-@contextlib.asynccontextmanager
-async def _replica(field: Field, name: str, directory: Path, *flags: str) -> AsyncIterator[Replica]:
-    log = directory / f"{name}.log"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", PROGRAM),
-            *("--namespace", field.home, "--instance", name, "--watch-namespace", field.namespace),
-            *("--allow-host", "127.0.0.1", "--escrow", str(directory / name), *flags),
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "KUBECONFIG": str(field.cluster.kubeconfig)},
-        )
-    try:
-        yield Replica(process, name, log)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
 def _holder(field: Field) -> str:
-    found = field.cluster.api.find("coordination.k8s.io/v1", "Lease", LEASE, field.home)
-    return str(((found or {}).get("spec") or {}).get("holderIdentity") or "")
+    return holder(field, LEASE)
 
 
 def _annotate(field: Field, value: str) -> None:
@@ -109,14 +62,14 @@ def _ready(field: Field, revision: int) -> bool:
 
 async def test_a_killed_leader_is_replaced_and_nothing_is_exchanged_anew(field: Field, tmp_path: Path) -> None:
     _bot(field)
-    async with _replica(field, "first", tmp_path) as first:
+    async with replica(field, "first", tmp_path) as first:
         await field.until(lambda: _ready(field, 1))
-        async with _replica(field, "second", tmp_path) as second:
+        async with replica(field, "second", tmp_path) as second:
             await field.until(lambda: second.says("this replica stands by"))
-            assert _holder(field).startswith("first_")
+            assert _holder(field).startswith("first")
             first.process.send_signal(signal.SIGKILL)
             await first.process.wait()
-            assert await _seconds_until(field, lambda: _holder(field).startswith("second_")) <= TAKEOVER
+            assert await _seconds_until(field, lambda: _holder(field).startswith("second")) <= TAKEOVER
             assert len(field.issuer.issued) == 1
             _annotate(field, "now")
             await field.until(lambda: _ready(field, 2))
@@ -127,9 +80,9 @@ async def test_a_killed_leader_is_replaced_and_nothing_is_exchanged_anew(field: 
 
 async def test_a_stopped_leader_hands_over_at_once(field: Field, tmp_path: Path) -> None:
     _bot(field)
-    async with _replica(field, "first", tmp_path) as first:
+    async with replica(field, "first", tmp_path) as first:
         await field.until(lambda: _ready(field, 1))
-        async with _replica(field, "second", tmp_path) as second:
+        async with replica(field, "second", tmp_path) as second:
             await field.until(lambda: second.says("this replica stands by"))
             first.process.send_signal(signal.SIGTERM)
             assert await first.ends() == 0
@@ -143,21 +96,21 @@ async def test_a_stopped_leader_hands_over_at_once(field: Field, tmp_path: Path)
 async def test_a_standby_can_be_stopped(field: Field, tmp_path: Path) -> None:
     _bot(field)
     async with (
-        _replica(field, "first", tmp_path) as first,
-        _replica(field, "second", tmp_path) as second,
+        replica(field, "first", tmp_path) as first,
+        replica(field, "second", tmp_path) as second,
     ):
         await field.until(lambda: first.leads() or second.leads())
         leader, standby = (first, second) if first.leads() else (second, first)
         await field.until(lambda: standby.says("this replica stands by"))
         standby.process.send_signal(signal.SIGTERM)
         assert await standby.ends() == 0
-        assert _holder(field).startswith(f"{leader.name}_")
+        assert _holder(field) == leader.name
 
 
 async def test_what_is_being_exchanged_when_the_leader_is_stopped_is_finished(field: Field, tmp_path: Path) -> None:
     field.issuer.faults.add(Fault(FaultKind.LATENCY, times=1, delay=3.0))
     _bot(field)
-    async with _replica(field, "first", tmp_path) as first:
+    async with replica(field, "first", tmp_path) as first:
         await field.until(lambda: any(request.path == "/token" for request in field.issuer.requests))
         assert not field.target("nightly")
         first.process.send_signal(signal.SIGTERM)
@@ -169,7 +122,7 @@ async def test_what_is_being_exchanged_when_the_leader_is_stopped_is_finished(fi
 
 async def test_metrics_are_served(field: Field, tmp_path: Path) -> None:
     _bot(field)
-    async with _replica(field, "first", tmp_path, "--metrics", "127.0.0.1:0") as first, httpx.AsyncClient() as client:
+    async with replica(field, "first", tmp_path, "--metrics", "127.0.0.1:0") as first, httpx.AsyncClient() as client:
         await field.until(lambda: _ready(field, 1))
         url = next(line["message"] for line in first.lines() if "metrics are at" in line["message"]).rsplit(" ", 1)[-1]
         for probe in ("/healthz", "/readyz"):
@@ -181,16 +134,20 @@ async def test_metrics_are_served(field: Field, tmp_path: Path) -> None:
         assert any(line["event"] == "obtained" and line["identity"] == "nightly" for line in first.lines())
 
 
-async def test_a_leader_that_lost_its_lease_ends_so_that_it_is_started_again(field: Field, tmp_path: Path) -> None:
+async def test_a_leader_that_lost_its_lease_stands_by_and_leads_again(field: Field, tmp_path: Path) -> None:
     _bot(field)
-    async with _replica(field, "first", tmp_path) as first:
+    async with replica(field, "first", tmp_path) as first:
         await field.until(lambda: _ready(field, 1))
         lease = field.cluster.api.find("coordination.k8s.io/v1", "Lease", LEASE, field.home)
         assert lease is not None
         field.cluster.api.patch(lease, {"spec": {"holderIdentity": "somebody"}})
-        assert await first.ends() == 4
-        assert first.says("somebody leads now")
-    assert _holder(field) == "somebody"
+        await field.until(lambda: first.says("somebody holds it now"))
+        _annotate(field, "now")
+        await field.until(lambda: first.says("somebody leads; this replica stands by"))
+        assert len(field.issuer.issued) == 1
+        await field.until(lambda: _holder(field).startswith("first"))  # whoever that was never renewed it
+        await field.until(lambda: _ready(field, 2))
+        assert len(field.issuer.issued) == 2
 
 
 async def test_a_renewal_is_made_once_over_a_restart(field: Field) -> None:
