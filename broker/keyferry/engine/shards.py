@@ -26,6 +26,8 @@ class Shards:
 
     def of(self, provider: str) -> int:
         """Return the shard of a provider, by its uid, or by its name where it has none or is not there."""
+        if self.count == 1:
+            return 0
         digest = hashlib.sha256(provider.encode()).digest()
         return int.from_bytes(digest[:8]) % self.count
 
