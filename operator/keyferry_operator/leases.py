@@ -166,6 +166,8 @@ class Hold:
         self._held_at = -math.inf
         """When the last successful renewal was begun."""
         self._failing = False
+        self.continued = False
+        """Whether it was ours before the last try that succeeded, and nobody's in between."""
 
     def _now(self) -> float:
         """Return seconds that never go back and that count a machine's sleep, in which others went on."""
@@ -241,6 +243,7 @@ class Hold:
         if step is Step.WAIT:
             return False
         wanted = lease_object(body, step, self.me, self.place)
+        self.continued = step is Step.RENEW
         write = self._client.create if step is Step.CREATE else self._client.replace
         self._body = await write(LEASES, self.place.namespace, wanted)
         self._seen = self._seen.then(Claim.of(self._body), self._now())

@@ -45,8 +45,8 @@ BURIED: Final = 60.0
 class Work(Protocol):
     """What is done in the shards."""
 
-    async def gain(self, shards: frozenset[int]) -> None:
-        """Begin. Raises KeyferryErrors; it is then tried again."""
+    async def gain(self, shards: frozenset[int], undisturbed: frozenset[int]) -> None:
+        """Begin; in those of ``undisturbed`` nobody else was since we lost them. Raises KeyferryErrors; then again."""
 
     def lose(self, shards: frozenset[int]) -> None:
         """Begin nothing more, from now on: another replica may be at work."""
@@ -210,14 +210,15 @@ class Sharing:
         taken = {shard: hold for (shard, hold), ours in zip(holds.items(), got, strict=True) if ours}
         self._held |= taken
         if taken:
-            task = asyncio.create_task(self._gain(frozenset(taken)))
+            undisturbed = frozenset(shard for shard, hold in taken.items() if hold.continued)
+            task = asyncio.create_task(self._gain(frozenset(taken), undisturbed))
             self._gaining.add(task)
             task.add_done_callback(self._gaining.discard)
 
-    async def _gain(self, shards: frozenset[int]) -> None:
+    async def _gain(self, shards: frozenset[int], undisturbed: frozenset[int]) -> None:
         while shards := frozenset(self._held) & shards - self._giving.keys():
             try:
-                await self._work.gain(shards)
+                await self._work.gain(shards, undisturbed)
             except KeyferryError as error:
                 log.warning("the records of shards %s could not be read yet: %s", _listed(shards), error)
                 await self._clock.sleep(GAIN_PAUSE)

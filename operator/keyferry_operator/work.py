@@ -22,9 +22,9 @@ class ShardWork:
         self._follower = follower
         self._reporter = reporter
 
-    async def gain(self, shards: frozenset[int]) -> None:
+    async def gain(self, shards: frozenset[int], undisturbed: frozenset[int] = frozenset()) -> None:
         """Look after the identities of more shards. Raises StoreError."""
-        unknown = await self._engine.gain(shards)
+        unknown = await self._engine.gain(shards, undisturbed)
         self._follower.resume()
         await self._follower.let_go(unknown)
 

@@ -161,6 +161,28 @@ async def test_a_shard_that_is_lost_in_the_middle_of_a_spend_costs_no_credential
     assert not pair.a.engine.own_identities()
 
 
+async def test_what_was_obtained_while_a_shard_was_lost_is_kept_if_nobody_else_came(pair: Pair) -> None:
+    """As when the API server is away: the token could not be published, and no other replica could work either."""
+    pair.declare(identity("one", "left", uid="1"))
+    await pair.begin()
+    await pair.published("1")
+    pair.shared.publisher.away = True
+    pair.a.engine.renew(key("one"))
+    await until(lambda: pair.a.engine.status(key("one")).revision == 2)
+    await until(lambda: not pair.a.engine.roster.entries[key("one")].busy)
+    pair.a.engine.lose(frozenset({0}))
+    pair.shared.publisher.away = False
+    published = pair.shared.publisher.writes
+    requests = len(pair.world.requests())
+    await asyncio.sleep(1)
+    assert pair.shared.publisher.writes == published  # it is not ours just now
+    assert not await pair.a.engine.gain(frozenset({0}), undisturbed=frozenset({0}))
+    await until(lambda: pair.shared.publisher.writes == published + 1)
+    await until(lambda: pair.a.engine.status(key("one")).failure_count == 0)
+    assert len(pair.world.requests()) == requests
+    assert names(pair.a) == {"one"}
+
+
 async def test_a_failure_is_known_to_who_takes_over(pair: Pair) -> None:
     pair.shared.secrets["bot", "secret"] = b"wrong"
     pair.declare(identity("one", "left", uid="1"))
@@ -262,3 +284,15 @@ async def test_a_token_is_presented_across_shards(pair: Pair) -> None:
 def test_every_provider_falls_to_one_shard(count: int) -> None:
     found = {Shards(count).of(str(each)) for each in range(64 * count)}
     assert found == set(range(count))
+
+
+async def test_a_look_in_between_does_not_put_off_the_writing_of_files(pair: Pair) -> None:
+    pair.declare(identity("one", "left", uid="1"))
+    pair.shared.publisher.away = True
+    await pair.begin()
+    await until(lambda: pair.a.engine.status(key("one")).failure_count > 0)
+    pair.a.engine.republish(key("one"))
+    await until(lambda: not pair.a.engine.roster.entries[key("one")].busy)
+    pair.shared.publisher.away = False
+    await pair.published("1")
+    assert len(pair.world.requests()) == 1

@@ -97,15 +97,18 @@ class Work:
         self.gained: list[int] = []
         self.lost: list[int] = []
         self.handed_over: list[int] = []
+        self.resumed: set[int] = set()
+        """Of those that were gained last, what nobody else had since it was lost."""
         self.failures = 0
         self.quiet = asyncio.Event()
         self.quiet.set()
 
-    async def gain(self, shards: frozenset[int]) -> None:
+    async def gain(self, shards: frozenset[int], undisturbed: frozenset[int]) -> None:
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("not now")
         self.gained += shards
+        self.resumed = set(undisturbed)
         self.held |= shards
 
     def lose(self, shards: frozenset[int]) -> None:
@@ -227,7 +230,7 @@ async def test_who_cannot_renew_stops_before_others_begin(fleet: Fleet) -> None:
         assert sorted(first.work.lost) == [0, 1, 2, 3]
         fleet.server.down = None
         await fleet.clock.advance(2 * TURN)
-        assert first.work.held == {0, 1, 2, 3}  # nobody else came
+        assert first.work.held == first.work.resumed == {0, 1, 2, 3}  # nobody else came
 
 
 async def test_a_short_trouble_costs_nothing(fleet: Fleet) -> None:
@@ -250,9 +253,11 @@ async def test_a_shard_that_another_took_is_lost_and_the_rest_goes_on(fleet: Fle
         fleet.server.seize(f"{SHARD}2", "somebody")
         await fleet.clock.advance(3 * TURN)
         assert first.work.lost == [2]
+        assert not first.work.resumed
         assert first.work.held >= {0, 1, 3} - set(first.work.handed_over)
         await fleet.clock.advance(DURATION + 3 * TURN)
         assert first.work.held == {0, 1, 2, 3}
+        assert 2 not in first.work.resumed
 
 
 async def test_a_machine_that_slept_does_not_think_that_it_still_holds_anything(fleet: Fleet) -> None:

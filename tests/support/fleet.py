@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from keyferry.engine import Engine, EngineSettings, Ports
-from keyferry.errors import CredentialError
+from keyferry.errors import CredentialError, PublishError
 from keyferry.io.addresses import AddressPolicy, HostRule
 from keyferry.publication import Published
 from keyferry.render import Delivery
@@ -39,12 +39,16 @@ class SharedPublisher:
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
         self.writes = 0
+        self.away = False
+        """Whether every write fails."""
         self._published: dict[str, tuple[ObjectKey, Published]] = {}
 
     def place(self, _key: ObjectKey) -> str:
         return ""
 
     async def publish(self, publication: Publication, _record: Record) -> Published:
+        if self.away:
+            raise PublishError("the API server is away")
         self.writes += 1
         published = Published(
             uid=publication.uid,

@@ -298,13 +298,14 @@ class Engine:
         """Look after all identities: ``gain`` of every shard there is."""
         return await self.gain(self._shards.all)
 
-    async def gain(self, shards: frozenset[int]) -> list[Versioned]:
+    async def gain(self, shards: frozenset[int], undisturbed: frozenset[int] = frozenset()) -> list[Versioned]:
         """Look after the identities of these shards, too: rebuild their schedule from what is stored.
 
-        Nothing is exchanged for it and nothing written. Returns the records of which no identity is declared. Raises
-        StoreError; it is then to be called again.
+        Nothing is exchanged for it and nothing written. In those of ``undisturbed`` that were lost before, where nobody
+        else worked since, it goes on with what it knows instead. Returns the records of which no identity is declared.
+        Raises StoreError; it is then to be called again.
         """
-        return await self._custody.gain(shards)
+        return await self._custody.gain(shards, undisturbed)
 
     def lose(self, shards: frozenset[int]) -> None:
         """Begin nothing more in these shards, since another process may be working on them; to be called at once."""

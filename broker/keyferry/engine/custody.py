@@ -50,24 +50,44 @@ class Custody:
         self._loop = loop
         self._drain = drain
         self._gaining: frozenset[int] = frozenset()
+        self._lost: dict[int, set[Entry]] = {}
+        """By shard that was lost, whom it held then."""
         self._turn = asyncio.Lock()
         self.open_claims: set[str] = set()
         """Attempt ids of the claims that were open when their identities were taken up."""
 
     # --- gaining ------------------------------------------------------------------------------------------------------
 
-    async def gain(self, shards: frozenset[int]) -> list[Versioned]:
+    async def gain(self, shards: frozenset[int], undisturbed: frozenset[int]) -> list[Versioned]:
         """Look after the identities of more shards, from what is stored of them.
+
+        Those of ``undisturbed`` were lost, and nobody else had them since: there it goes on with what it knows, among
+        which may be tokens that could not be written meanwhile.
 
         Returns the records of which no identity is declared, where it falls to one of these shards to put them away.
         Raises StoreError; then no shard is gained, and it is to be tried again.
         """
         async with self._turn:
+            for shard in (shards & undisturbed & self._lost.keys()) - self._shards.held:
+                self._resume(shard)
             self._gaining = shards - self._shards.held
             try:
-                return await self._gain(self._gaining)
+                return await self._gain(self._gaining) if self._gaining else []
             finally:
                 self._gaining = frozenset()
+
+    def _resume(self, shard: int) -> None:
+        self._shards.held |= {shard}
+        known = self._lost.pop(shard)
+        for entry in list(self._roster.entries.values()):
+            if self._roster.shard_of(entry) != shard or entry.care is Care.FULL:
+                continue
+            if entry in known:
+                entry.care = Care.FULL
+                entry.publish_failure = None
+                self._loop.look_at({entry.key})
+            else:
+                self._adopt(entry)
 
     async def _gain(self, shards: frozenset[int]) -> list[Versioned]:
         chosen = {
@@ -78,6 +98,9 @@ class Custody:
         for key, entry in chosen.items():
             self._ports.store.forget(key, entry.uid)
             entry.begin_anew()
+        for shard in shards:
+            self._lost.pop(shard, None)
+        self._undertaker.drop(shards)
         await self._recall_failures(chosen)
         known = frozenset(entry.uid for key, entry in self._roster.entries.items() if key not in chosen)
         unknown: list[Versioned] = []
@@ -185,7 +208,10 @@ class Custody:
 
         What is being spent is finished all the same: its claim keeps others from it.
         """
-        self._quit(shards, Care.NONE)
+        held = shards & self._shards.held
+        left = self._quit(shards, Care.NONE)
+        for shard in held:
+            self._lost[shard] = {entry for entry in left if self._roster.shard_of(entry) == shard}
 
     async def hand_over(self, shards: frozenset[int]) -> None:
         """Finish what is under way in these shards, for as long as ``drain``, and stop looking after them."""
@@ -193,6 +219,7 @@ class Custody:
         deadline = self._ports.clock.monotonic() + self._drain
         while self._is_busy(entries, shards) and self._ports.clock.monotonic() < deadline:
             await self._ports.clock.sleep(LOOK)
+        self._undertaker.drop(shards)
         for entry in entries:
             if entry.care is Care.ENDING:
                 entry.care = Care.NONE
@@ -209,7 +236,6 @@ class Custody:
         ]
         for entry in left:
             self._leave(entry, care)
-        self._undertaker.drop(shards)
         return left
 
     def _leave(self, entry: Entry, care: Care) -> None:

@@ -89,7 +89,8 @@ class Undertaker:
 
     def next_time(self) -> float:
         """Return when to work next (Unix seconds), infinity where there is nothing to do."""
-        return min((order.next_attempt for order in self._orders.values() if not order.busy), default=float("inf"))
+        times = (order.next_attempt for order in self._orders.values() if not order.busy and self._is_ours(order))
+        return min(times, default=float("inf"))
 
     def shift(self, seconds: float) -> None:
         """Move the next attempts along with a jump of the wall clock."""
@@ -99,7 +100,7 @@ class Undertaker:
     async def work(self) -> None:
         """Carry out what is due, all at once: a provider that is away holds up no other's. Raises nothing."""
         now = self._ports.clock.now()
-        due = [uid for uid, order in self._orders.items() if order.next_attempt <= now]
+        due = [uid for uid, order in self._orders.items() if order.next_attempt <= now and self._is_ours(order)]
         for start in range(0, len(due), AT_ONCE):
             await asyncio.gather(*(self._work(uid) for uid in due[start : start + AT_ONCE]))
         if not self._orders:
@@ -118,10 +119,13 @@ class Undertaker:
         busy = (order for order in self._orders.values() if order.busy)
         return any(self._roster.shards.of_order(order.held.record) in shards for order in busy)
 
+    def _is_ours(self, order: _Order) -> bool:
+        return self._roster.shards.of_order(order.held.record) in self._roster.shards.held
+
     async def _work(self, uid: str) -> None:
         order = self._orders.get(uid)
-        if order is None:
-            return
+        if order is None or not self._is_ours(order):
+            return  # it was left to another process meanwhile
         order.busy = True
         try:
             if await self._carry_out(order):
