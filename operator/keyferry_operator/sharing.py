@@ -35,7 +35,7 @@ LEASE: Final = "keyferry-operator"
 SHARD: Final = "keyferry-shard-"
 REPLICA: Final = "keyferry-replica-"
 SHARDS_LABEL: Final = "keyferry.dev/shards"
-"""On the Lease of a shard: of how many it is one. Other numbers are other shards."""
+"""On the Lease of a shard: of how many it is one; other numbers are other shards. On a replica's: what it shares."""
 GAIN_PAUSE: Final = 3.0
 """Seconds until the records of a shard are read again where that failed."""
 BURIED: Final = 60.0
@@ -89,6 +89,7 @@ class Sharing:
         self._shards = shards
         self._work = work
         self._clock: Clock = clock or SystemClock()
+        self._labels = {SHARDS_LABEL: str(shards)} if shards > 1 else {}
         self.identity = f"{instance}_{secrets.token_hex(4)}"
         """Unique: a container after its crash is another one."""
         self._view = _View()
@@ -96,7 +97,7 @@ class Sharing:
         self._giving: dict[int, asyncio.Task[None]] = {}
         self._gaining: set[asyncio.Task[None]] = set()
         name = REPLICA + hashlib.sha256(self.identity.encode()).hexdigest()[:16]
-        self._membership = Hold(client, Place(namespace, name, {}), self.identity, self._clock)
+        self._membership = Hold(client, Place(namespace, name, self._labels), self.identity, self._clock)
         self._membership_turn = asyncio.Lock()
         self._closing = self._closed = False
         self._told = ""
@@ -169,7 +170,7 @@ class Sharing:
         ours = dict.fromkeys(self._held, self.identity)
         # One that is being given away is as good as free, but not for us.
         holders = {**view, **ours, **dict.fromkeys(self._giving, "")}
-        members = {holder for _, holder in self._view.holders(REPLICA, now)}
+        members = {holder for name, holder in self._view.holders(REPLICA, now) if self._layout(name) == self._shards}
         wanted = shards_to_take(self.identity, members, holders)
         if wanted > 0:
             free = [shard for shard, holder in holders.items() if not holder and shard not in self._giving]
@@ -190,19 +191,19 @@ class Sharing:
         others: set[int] = set()
         for name in self._view.bodies:
             if not name.startswith(REPLICA) and self._view.holder(name, now):
-                label = str((self._view.bodies[name]["metadata"].get("labels") or {}).get(SHARDS_LABEL))
-                count = int(label) if name != LEASE and label.isdecimal() else 1
-                others |= {count} - {self._shards}
+                others |= {self._layout(name)} - {self._shards}
         if others and min(others) < self._shards:
             self._give([shard for shard in self._held if shard not in self._giving])
         return bool(others)
 
+    def _layout(self, name: str) -> int:
+        """Return by how many shards the holder of a Lease divides the work."""
+        label = str((self._view.bodies[name]["metadata"].get("labels") or {}).get(SHARDS_LABEL))
+        return int(label) if name != LEASE and label.isdecimal() else 1
+
     async def _take(self, shards: list[int]) -> None:
-        labels = {SHARDS_LABEL: str(self._shards)} if self._shards > 1 else {}
-        holds = {
-            shard: Hold(self._client, Place(self._namespace, self._name(shard), labels), self.identity, self._clock)
-            for shard in shards
-        }
+        places = {shard: Place(self._namespace, self._name(shard), self._labels) for shard in shards}
+        holds = {shard: Hold(self._client, place, self.identity, self._clock) for shard, place in places.items()}
         names = [(hold, hold.place.name) for hold in holds.values()]
         got = await asyncio.gather(
             *(hold.attempt(self._view.seen.get(name), self._view.bodies.get(name)) for hold, name in names)

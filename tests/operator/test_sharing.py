@@ -314,6 +314,8 @@ async def test_another_number_of_shards_waits_until_the_last_of_the_old_is_gone(
         third = fleet.replica("c", shards=new)
         await fleet.clock.advance(60)
         assert not third.work.held
+        assert sorted(first.work.held | second.work.held) == list(range(old))  # it does not count among them
+        assert not first.work.lost + second.work.lost
         for each in (first, second):
             closing = asyncio.create_task(each.sharing.close())
             await fleet.clock.advance(TURN)
