@@ -146,6 +146,12 @@ class Field:
             "stringData": values,
         }
 
+    def renew(self, name: str, value: str) -> None:
+        """Ask for a renewal, as a person does with kubectl."""
+        found = self.cluster.api.find(GROUP, "ServiceIdentity", name, self.namespace)
+        assert found is not None
+        self.cluster.api.patch(found, {"metadata": {"annotations": {"keyferry.dev/renew": value}}})
+
     def status(self, name: str) -> dict[str, Any]:
         found = self.cluster.api.find(GROUP, "ServiceIdentity", name, self.namespace)
         return dict((found or {}).get("status") or {})

@@ -35,9 +35,7 @@ TAKEOVER = 30.0
 
 def _world(field: Field) -> None:
     """Declare an identity at each of several providers, which fall to shards by their uids."""
-    field.issuer.clients.add(
-        Client("bot", secrets=(SECRET,), methods=(AuthMethod.BASIC,), grants=(Grant.CLIENT_CREDENTIALS,))
-    )
+    field.issuer.clients.add(Client("bot", secrets=(SECRET,), methods=(AuthMethod.BASIC,), grants=tuple(Grant)))
     field.issuer.service.settings.access_lifetime = 3600.0
     field.apply(field.secret("bot", secret=SECRET))
     for name in PROVIDERS:
@@ -66,9 +64,7 @@ def _ready(field: Field, revision: int) -> bool:
 
 def _renew(field: Field, value: str) -> None:
     for name in PROVIDERS:
-        found = field.cluster.api.find("keyferry.dev/v1alpha1", "ServiceIdentity", name, field.namespace)
-        assert found is not None
-        field.cluster.api.patch(found, {"metadata": {"annotations": {"keyferry.dev/renew": value}}})
+        field.renew(name, value)
 
 
 def _owners_obtained(field: Field, replicas: list[Replica], revisions: int) -> bool:
@@ -146,3 +142,26 @@ async def test_more_replicas_share_anew_without_an_exchange(field: Field, tmp_pa
         _renew(field, "now")
         await field.until(lambda: _ready(field, 2))
         assert _owners_obtained(field, [a, b, c], 2)
+
+
+async def test_a_token_is_presented_by_an_identity_of_another_replica(field: Field, tmp_path: Path) -> None:
+    """The subject keeps nothing private: who presents its token finds it in the published Secret, at each exchange."""
+    _world(field)
+    async with replica(field, "a", tmp_path, *FLAGS) as a, replica(field, "b", tmp_path, *FLAGS) as b:
+        await field.until(lambda: _shares(field) == [2, 2] and "" not in _holders(field) and _ready(field, 1))
+        while len(by := {_holders(field)[shard]: name for name, shard in _shards(field).items()}) < 2:
+            field.apply(field.provider(f"issuer-{len(_shards(field))}"))
+        exchange = {"type": "TokenExchange", "tokenExchange": {"subject": {"identityRef": {"name": "subject"}}}}
+        field.apply(field.identity("follower", providerRef={"name": by["b"]}, grant=exchange))
+        await field.until(lambda: field.condition("follower").get("reason") == "SecretNotFound")
+        consumers = [{"identityName": "follower"}]
+        field.apply(field.identity("subject", providerRef={"name": by["a"]}, consumers=consumers))
+        await field.until(lambda: field.condition("follower").get("status") == "True")
+        first = field.issuer.requests[-1].parameters["subject_token"]
+        assert (a.obtained().count("subject"), b.obtained().count("follower")) == (1, 1)
+        field.renew("subject", "now")
+        await field.until(lambda: field.status("subject").get("revision") == 2)
+        field.renew("follower", "now")
+        await field.until(lambda: field.status("follower").get("revision") == 2)
+        assert field.issuer.requests[-1].parameters["subject_token"] != first
+        assert not field.cluster.api.items("v1", "Secret", field.home, labelSelector="keyferry.dev/state=private")
