@@ -37,6 +37,7 @@ __all__ = ["cluster", "helm", "namespace", "start_cluster"]
 
 GROUP = "keyferry.dev/v1alpha1"
 PATIENCE = 180.0
+"""Seconds: on a machine that is busy enough, an interpreter takes a minute to start."""
 
 
 @dataclass
