@@ -21,6 +21,13 @@ RELOADER_ANNOTATION: Final = "reloader.stakater.com/ignore"
 KEYS_SECRET: Final = "keyferry-keys"  # noqa: S105 - a name
 """Holds the key of fingerprints and record signatures, in the operator's namespace."""
 
+LEASE: Final = "keyferry-operator"
+"""The Lease of all the work, where there is one shard: its holder leads."""
+SHARD: Final = "keyferry-shard-"
+"""How the Lease of one of several shards is named, before its number."""
+REPLICA: Final = "keyferry-replica-"
+"""How the Lease is named by which a replica says that it is there."""
+
 
 def state_name(uid: str) -> str:
     """Return the name of an identity's private state Secret."""

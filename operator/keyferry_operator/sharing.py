@@ -20,6 +20,7 @@ from keyferry.io.clock import SystemClock
 from keyferry_operator.client import LEASES
 from keyferry_operator.division import shards_to_take
 from keyferry_operator.leases import DURATION, JITTER, REQUEST, RETRY, Claim, Hold, Place, Seen, cancelled, told
+from keyferry_operator.names import LEASE, REPLICA, SHARD
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEASE: Final = "keyferry-operator"
-"""The Lease of all the work, where there is one shard: its holder leads."""
-SHARD: Final = "keyferry-shard-"
-REPLICA: Final = "keyferry-replica-"
 SHARDS_LABEL: Final = "keyferry.dev/shards"
 """On the Lease of a shard: of how many it is one; other numbers are other shards. On a replica's: what it shares."""
 GAIN_PAUSE: Final = 3.0

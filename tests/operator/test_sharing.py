@@ -15,7 +15,8 @@ from keyferry.errors import StoreUnavailable
 from keyferry_operator.division import shards_to_take
 from keyferry_operator.errors import ApiError
 from keyferry_operator.leases import DEADLINE, DURATION, RETRY
-from keyferry_operator.sharing import BURIED, GAIN_PAUSE, LEASE, REPLICA, SHARD, Sharing
+from keyferry_operator.names import LEASE, REPLICA, SHARD
+from keyferry_operator.sharing import BURIED, GAIN_PAUSE, Sharing
 from tests.operator.lease_server import Server
 from tests.support.clock import FakeClock, settle
 

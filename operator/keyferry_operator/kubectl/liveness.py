@@ -1,4 +1,4 @@
-"""Whether an operator works: by its Lease, where one may read it, and else by what should have been done."""
+"""Whether an operator works: by its Leases, where one may read them, and else by what should have been done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from keyferry.run.table import relative
 from keyferry_operator.client import LEASES
 from keyferry_operator.kubectl.api import RefusedError
 from keyferry_operator.kubectl.statuses import key_of, seconds, unseen_change
-from keyferry_operator.leases import DURATION, LEASE
+from keyferry_operator.leases import DURATION
+from keyferry_operator.names import LEASE, SHARD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ def operator_trouble(api: Api, home: str, bodies: Sequence[Object], statuses: Se
     """Say in a sentence that no operator works; nothing where one does, or where that cannot be told."""
     late = _overdue(api.now(), bodies, statuses)
     try:
-        leases = [item for item in api.items(LEASES, home)[1] if item["metadata"]["name"].startswith(LEASE)]
+        leases = [item for item in api.items(LEASES, home)[1] if item["metadata"]["name"].startswith((LEASE, SHARD))]
     except RefusedError as error:
         if late and error.denied:
             return f"{late}. Perhaps no operator works; you may not read its Lease in namespace {home}"

@@ -11,7 +11,7 @@ import yaml
 
 from keyferry.errors import Reason
 from keyferry_operator.kubectl.advice import NEXT
-from keyferry_operator.leases import LEASE
+from keyferry_operator.names import LEASE, SHARD
 from keyferry_operator.report import rfc3339
 from tests.operator.kubectl.conftest import GROUP, VIEWER, identity
 
@@ -72,13 +72,13 @@ def declare(cluster: Cluster, namespace: str, name: str, status: dict[str, Any] 
     return made
 
 
-def lease(cluster: Cluster, namespace: str, *, age: float, holder: str = "pod-1") -> None:
+def lease(cluster: Cluster, namespace: str, *, age: float, holder: str = "pod-1", name: str = LEASE) -> None:
     renewed = datetime.fromtimestamp(time.time() - age, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     cluster.api.apply(
         {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": LEASE, "namespace": namespace},
+            "metadata": {"name": name, "namespace": namespace},
             "spec": {"renewTime": renewed, **({"holderIdentity": holder} if holder else {})},
         }
     )
@@ -169,6 +169,16 @@ def test_that_no_operator_works_is_said(
     assert ran.code == 0
     assert words in ran.err
     assert bool(words) == bool(ran.err)
+
+
+def test_the_lease_of_a_shard_tells_as_well(
+    cluster: Cluster, people: str, kubectl_keyferry: Callable[..., Ran]
+) -> None:
+    declare(cluster, people, "nightly", fresh())
+    lease(cluster, people, age=600, holder="")  # from before there were shards
+    lease(cluster, people, age=1, name=f"{SHARD}2")
+    ran = kubectl_keyferry("status", "-n", people, "--operator-namespace", people)
+    assert (ran.code, ran.err) == (0, "")
 
 
 def test_who_may_not_read_the_lease_is_told_by_what_is_overdue(

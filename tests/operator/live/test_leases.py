@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from keyferry.demo.clients import AuthMethod, Client, Grant
-from keyferry_operator.sharing import LEASE
+from keyferry_operator.names import LEASE
 from tests.operator.live.replicas import holder, replica
 from tests.support.faults import Fault, FaultKind
 
