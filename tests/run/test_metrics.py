@@ -157,7 +157,7 @@ async def test_no_credential_is_on_the_page(tmp_path: Path, issuer: FaultIssuer)
     async with watched(tmp_path, resources(issuer, ["one", "two"])) as run:
         seen = await run.until(lambda seen: seen.get("keyferry_identities", state="Fresh") == 2)
     tokens = [token.value for token in issuer.issued]
-    assert len(tokens) >= 2
+    assert tokens  # one will do: equal exchanges that meet are made once
     assert not [secret for secret in (CLIENT_SECRET, *tokens) if secret in seen.text]
 
 
