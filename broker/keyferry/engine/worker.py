@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -326,9 +327,10 @@ class Worker:
         self._teller.report(entry, step.reason, step.why)
 
     def _look_again(self, entry: Entry, at: float) -> None:
-        """Put an identity on the agenda; at its token's expiry somebody must look in any case: it is ready no more."""
-        expires = entry.expiration_time if entry.expiration_time > self._ports.clock.now() else math.inf
-        self._agenda.put(entry.key, min(at, expires))
+        """Put an identity on the agenda; when its token expires or files are to be written, in any case."""
+        now = self._ports.clock.now()
+        unwritten = entry.publish_failure.next_attempt if entry.publish_failure is not None else 0.0
+        self._agenda.put(entry.key, min([at, *(due for due in (entry.expiration_time, unwritten) if due > now)]))
 
     # --- how it went --------------------------------------------------------------------------------------------------
 
