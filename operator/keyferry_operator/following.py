@@ -95,17 +95,17 @@ class Follower:
     async def let_go(self, unknown: list[Versioned]) -> None:
         """Let the identities go of which only the record is left.
 
-        Each is asked for: another replica may have worked on one that no watch has told us of yet.
+        It is asked who is there: another replica may have worked on one that no watch has told us of yet.
         """
-        for held in unknown:
-            key = held.record.key
+        for namespace in sorted({held.record.key.namespace for held in unknown}):
             try:
-                body = await self._client.get(IDENTITIES, key.namespace, key.name)
+                there = {body["metadata"]["uid"] async for body in self._client.pages(IDENTITIES, namespace)}
             except ApiError as error:
-                log.warning("it is not known whether ServiceIdentity %s is gone: %s. The next sweep asks.", key, error)
-                continue
-            if body is None or body["metadata"]["uid"] != held.record.uid:
-                self._engine.dismiss_record(held)
+                log.warning("it is not known which identities of namespace %s are gone: %s", namespace, error)
+                continue  # the next sweep asks again
+            for held in unknown:
+                if held.record.key.namespace == namespace and held.record.uid not in there:
+                    self._engine.dismiss_record(held)
 
     def resume(self) -> None:
         """Act on what was asked for while another replica looked after an identity, and look at its provider."""

@@ -96,7 +96,7 @@ class Sharing:
         name = REPLICA + hashlib.sha256(self.identity.encode()).hexdigest()[:16]
         self._membership = Hold(client, Place(namespace, name, self._labels), self.identity, self._clock)
         self._membership_turn = asyncio.Lock()
-        self._closing = self._closed = False
+        self._closing = self._closed = self._blind = False
         self._told = ""
 
     @property
@@ -152,8 +152,11 @@ class Sharing:
                     if name == LEASE or name.startswith((SHARD, REPLICA)):
                         bodies[name] = body
         except Exception as error:  # noqa: BLE001 - whatever happens, the next look may do better
-            log.debug("the leases could not be listed: %s", told(error))
+            level = logging.DEBUG if self._blind else logging.WARNING
+            log.log(level, "the leases could not be listed (%s); trying again", told(error))
+            self._blind = True
             return False
+        self._blind = False
         self._view.take(bodies, self._now())
         return True
 

@@ -30,6 +30,8 @@ class Place(Enum):
     """On the namespace kube-system alone."""
     PRIVATE = auto()
     """In the release's own namespace."""
+    SHARES = auto()
+    """There as well, if there are several ``shards``."""
     TOKENS = auto()
     """Wherever identities are looked after, if ``serviceAccountTokens.enabled``."""
     PODS = auto()
@@ -50,11 +52,10 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("credentials", "create", "SERVICE_ACCOUNTS"): (Place.TOKENS, "create token"),
     Call("following", "Reflector", "NAMESPACES"): (Place.CLUSTER, "list watch"),
     Call("following", "Reflector", "SECRETS"): (Place.WATCHED, "list watch"),
-    Call("following", "get", "IDENTITIES"): (Place.WATCHED, "get"),
     Call("following", "pages", "IDENTITIES"): (Place.WATCHED, "list"),
     Call("following", "pages", "NAMESPACES"): (Place.CLUSTER, "list"),
     Call("following", "pages", "SECRETS"): (Place.WATCHED, "list"),
-    Call("leases", "delete", "LEASES"): (Place.PRIVATE, "delete"),
+    Call("leases", "delete", "LEASES"): (Place.SHARES, "delete"),
     Call("leases", "get", "LEASES"): (Place.PRIVATE, "get"),
     Call("leases", "replace", "LEASES"): (Place.PRIVATE, "update"),
     Call("leases", "write", "LEASES"): (Place.PRIVATE, "create update"),
@@ -72,7 +73,7 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("report", "merge", "IDENTITIES"): (Place.WATCHED, "patch status"),
     Call("rereading", "get", "CONFIG_MAPS"): (Place.WATCHED, "get"),
     Call("rereading", "get", "SERVICE_ACCOUNTS"): (Place.TOKENS, "get"),
-    Call("sharing", "delete", "LEASES"): (Place.PRIVATE, "delete"),
+    Call("sharing", "delete", "LEASES"): (Place.SHARES, "delete"),
     Call("sharing", "pages", "LEASES"): (Place.PRIVATE, "list"),
     Call("state", "create", "SECRETS"): (Place.PRIVATE, "create"),
     Call("state", "delete", "SECRETS"): (Place.PRIVATE, "delete"),

@@ -105,6 +105,10 @@ class TestRendered:
             assert flag in rendered.container["args"]
             assert flag not in helm.template().container["args"]
 
+    def test_replicas_that_share_may_delete_the_leases_of_those_that_are_gone(self, helm: Helm) -> None:
+        (private,) = (role for role in helm.template({"shards": 4}).of("Role") if role["metadata"]["namespace"] == HOME)
+        assert rules_of(private) == needed(Place.PRIVATE) | needed(Place.SHARES)
+
     def test_tokens_of_named_accounts_alone(self, helm: Helm) -> None:
         rendered = helm.template({"serviceAccountTokens": {"enabled": True, "names": ["ingest", "report"]}})
         role = rendered.one("ClusterRole", "kf-keyferry-service-account-tokens")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keyferry_operator.leases import LEASE
+from keyferry_operator.names import LEASE
 from tests.chart.rights import Place, Right, needed
 from tests.operator.live.conftest import GROUP
 from tests.operator.live.test_credentials import SECRET, account, add_bot, by_refresh_token
