@@ -41,9 +41,6 @@ JITTER: Final = 0.2
 class LeaseApi(Protocol):
     """What of ``KubeClient`` is needed here; its methods raise ApiError."""
 
-    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
-        """Return an object as it is now, or None."""
-
     async def create(self, kind: Kind, namespace: str | None, body: Object) -> Object:
         """Create an object."""
 
@@ -214,7 +211,7 @@ class Hold:
         """Let the next replica take over at once. Where that fails, it does when the lease has run out."""
         try:
             async with asyncio.timeout(REQUEST):
-                body = await self._client.get(LEASES, self.place.namespace, self.place.name)
+                body = await self._find()
                 claim = Claim.of(body)
                 if body is None or claim is None or claim.holder != self.me:
                     return
@@ -232,12 +229,19 @@ class Hold:
                 "the lease %s could not be released (%s); it runs out in %.0f s", self.place.name, told(error), DURATION
             )
 
+    async def _find(self) -> Object | None:
+        """Return the Lease as it is now; the right to list them, which is needed in any case, is enough for it."""
+        async for body in self._client.pages(LEASES, self.place.namespace):
+            if body["metadata"]["name"] == self.place.name:
+                return body
+        return None
+
     async def _write(self, body: Object | None) -> bool:
         if self._body is not None:
             body, step = self._body, Step.RENEW
         else:
             if body is None:
-                body = await self._client.get(LEASES, self.place.namespace, self.place.name)
+                body = await self._find()
             self._seen = self._seen.then(Claim.of(body), self._now())
             step = decide(self._seen, self.me, self._now())
         if step is Step.WAIT:

@@ -56,7 +56,7 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("following", "pages", "NAMESPACES"): (Place.CLUSTER, "list"),
     Call("following", "pages", "SECRETS"): (Place.WATCHED, "list"),
     Call("leases", "delete", "LEASES"): (Place.SHARES, "delete"),
-    Call("leases", "get", "LEASES"): (Place.PRIVATE, "get"),
+    Call("leases", "pages", "LEASES"): (Place.PRIVATE, "list"),
     Call("leases", "replace", "LEASES"): (Place.PRIVATE, "update"),
     Call("leases", "write", "LEASES"): (Place.PRIVATE, "create update"),
     Call("operator", "create", "SECRETS"): (Place.PRIVATE, "create"),

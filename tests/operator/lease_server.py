@@ -24,10 +24,6 @@ class Server:
         self.requests: list[str] = []
         self._version = 0
 
-    async def get(self, _kind: Kind, _namespace: str | None, name: str) -> Object | None:
-        self._ask("get")
-        return copy.deepcopy(self.leases.get(name))
-
     async def create(self, _kind: Kind, _namespace: str | None, body: Object) -> Object:
         self._ask("create")
         if body["metadata"]["name"] in self.leases:
