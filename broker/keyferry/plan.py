@@ -102,6 +102,8 @@ class Observed:
     """False: nothing is to be seen by workloads (``target.type: None``)."""
     publish_failed: bool = False
     """The files could not be written just now; a renewal does not wait for that."""
+    publish_again: bool = False
+    """The files could not be written some time ago: whatever is seen of them, it is time to write them again."""
 
 
 Check = Callable[[Observed, float], Step | None]
@@ -169,6 +171,8 @@ def _unpublished(observed: Observed, now: float) -> Step | None:
 def _drift(observed: Observed, record: Record) -> str:
     """Tell how what is published differs from what should be; nothing where it does not."""
     published = observed.published
+    if observed.publish_again:
+        return "they could not be written before"
     if not observed.publishes:
         return "the files are not wanted any more" if published is not None else ""
     if published is None or not published.intact:

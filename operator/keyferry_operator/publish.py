@@ -147,12 +147,27 @@ class SecretPublisher:
         if seen.owner not in ("", resource.uid) or not (ours or seen.owner == resource.uid):
             raise _not_owned(resource, seen.key)
         body["metadata"]["uid"] = seen.uid
-        gone = set(seen.published.names) - set(body["data"]) if seen.published is not None else set()
-        if gone:
-            # What the first write created belongs to another kind of field ownership, which an apply cannot drop.
-            patch: Object = {"metadata": {"uid": seen.uid}, "data": dict.fromkeys(sorted(gone))}
-            await self._client.merge(SECRETS, seen.key.namespace, seen.key.name, patch)
-        return await self._client.apply(SECRETS, seen.key.namespace, body, manager=MANAGER)
+        try:
+            written = await self._client.apply(SECRETS, seen.key.namespace, body, manager=MANAGER)
+            gone = set(written.get("data") or {}) - set(body["data"]) if seen.published is not None else set()
+            if gone:
+                # What the first write created belongs to another kind of field ownership, which an apply cannot drop.
+                # It goes last: a pod never finds neither the old files nor the new.
+                patch: Object = {"metadata": {"uid": seen.uid}, "data": dict.fromkeys(sorted(gone))}
+                written = await self._client.merge(SECRETS, seen.key.namespace, seen.key.name, patch)
+        except ApiError as error:
+            if error.conflict or error.not_found:
+                await self._look_again(seen.key)
+            raise
+        return written
+
+    async def _look_again(self, place: ObjectKey) -> None:
+        """See a Secret that is not what we took it for: the watch may be late, or tell nothing."""
+        there = await self._there(place)
+        if there is None:
+            self._catalog.secrets.pop(place, None)
+        else:
+            self.see(there)
 
     def _body(self, resource: IdentityResource, place: ObjectKey, publication: Publication, record: Record) -> Object:
         target = resource.spec.target
@@ -195,9 +210,17 @@ class SecretPublisher:
         try:
             await self._client.delete(SECRETS, place.namespace, place.name, uid=seen.uid)
         except ApiError as error:
-            if not error.conflict:
+            # In conflict is a Secret of that name which is another one by now, or one that is being written.
+            there = await self._there(place) if error.conflict else None
+            if not error.conflict or (there is not None and there["metadata"]["uid"] == seen.uid):
                 raise PublishError(f"Secret {place} cannot be deleted: {error.message}") from None
         self._catalog.secrets.pop(place, None)
+
+    async def _there(self, place: ObjectKey) -> Object | None:
+        try:
+            return await self._client.get(SECRETS, place.namespace, place.name)
+        except ApiError as error:
+            raise PublishError(f"Secret {place} cannot be read: {error.message}") from None
 
 
 def _of_a_namesake(resource: IdentityResource, seen: SeenSecret) -> bool:

@@ -101,6 +101,7 @@ class Desk:
     ) -> Observed:
         """Put together what was gathered."""
         record = held.record if held is not None else None
+        failing = _still_failing(entry.publish_failure, self._ports.clock.now())
         settled, settles_at = self._settled(entry, record.claim if record is not None else None)
         return Observed(
             key=entry.key,
@@ -121,7 +122,8 @@ class Desk:
             claim_settled=settled,
             claim_settles_at=settles_at,
             publishes=entry.resource.spec.target.type is not TargetType.NONE,
-            publish_failed=_still_failing(entry.publish_failure, self._ports.clock.now()),
+            publish_failed=failing,
+            publish_again=entry.publish_failure is not None and not failing,
         )
 
     async def exchange(
