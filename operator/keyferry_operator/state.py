@@ -64,6 +64,7 @@ class SecretStore:
             self._unsure.discard(uid)
             if found is not None and found["metadata"].get("labels", {}).get(STATE_LABEL) == PRIVATE:
                 self._stored.add(uid)
+                self._memory.pop(uid, None)
                 return _decode(found)
             self._stored.discard(uid)
         if uid not in self._memory:
@@ -114,7 +115,7 @@ class SecretStore:
         if not self._is_private(record):
             return self._remember(record)
         created = await self._create(record)
-        del self._memory[record.uid]
+        self._memory.pop(record.uid, None)
         return created
 
     async def bury(self, held: Versioned) -> None:
