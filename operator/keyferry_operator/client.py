@@ -198,9 +198,19 @@ class KubeClient:
         return True
 
     async def watch(
-        self, kind: Kind, namespace: str | None, *, labels: str, version: str, seconds: int = 300
+        self,
+        kind: Kind,
+        namespace: str | None,
+        *,
+        labels: str,
+        version: str,
+        seconds: int = 300,
+        inactivity: float | None = None,
     ) -> AsyncIterator[Object]:
-        """Yield watch events from ``version`` on. Ends when the server ends it; raises ApiError (410: list again)."""
+        """Yield watch events from ``version`` on. Ends when the server ends it; raises ApiError (410: list again).
+
+        ``inactivity`` is for how many seconds it may say nothing.
+        """
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -209,7 +219,7 @@ class KubeClient:
         }
         if labels:
             query["labelSelector"] = labels
-        timeout = aiohttp.ClientTimeout(total=seconds + 30, sock_connect=10, sock_read=seconds + 15)
+        timeout = aiohttp.ClientTimeout(total=seconds + 30, sock_connect=10, sock_read=inactivity or seconds + 15)
         try:
             async with self._session.get(
                 self._server + kind.path(namespace), params=query, headers=self._headers(), timeout=timeout

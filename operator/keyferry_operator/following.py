@@ -16,7 +16,8 @@ from keyferry_operator.errors import ApiError
 from keyferry_operator.names import CREDENTIAL_LABEL, MANAGED_LABEL
 from keyferry_operator.renewals import RenewalRequests
 from keyferry_operator.rereading import Rereader
-from keyferry_operator.watch import Change, Reflector, ResourceWatch
+from keyferry_operator.sweep import Sweep
+from keyferry_operator.watch import Change, Reflector, ResourceWatch, WatchTimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SWEEP: Final = 600.0
-"""Seconds between full lists: a watch that began anew tells nothing of what vanished meanwhile."""
 LIST_PAUSE: Final = 5.0
 """Seconds until the first list is tried again."""
 
@@ -57,6 +56,7 @@ class Follower:
         namespace: str,
         watch_namespaces: tuple[str, ...],
         service_accounts: bool,
+        times: WatchTimes,
     ) -> None:
         """``namespace`` is the operator's own, ``watch_namespaces`` those to look after (none: all).
 
@@ -76,16 +76,26 @@ class Follower:
             client, engine.roster.references, self._reference_changed, service_accounts=service_accounts
         )
         self._inbox: asyncio.Queue[Change] = asyncio.Queue()
+        self._times = times
+        self._sweep = Sweep(
+            client,
+            engine,
+            catalog,
+            self._inbox.put_nowait,
+            lambda: {kind: self._where(kind) for kind in self._kinds()},
+            self._let_go_strays,
+            every=times.sweep,
+        )
 
     def watch(self) -> ResourceWatch:
         """Return the watch of our own resources, to be started and stopped."""
-        return ResourceWatch(self._login, self._watch_namespaces, self._kinds(), self._inbox.put_nowait)
+        return ResourceWatch(self._login, self._watch_namespaces, self._kinds(), self._inbox.put_nowait, self._times)
 
     async def run(self) -> None:
         """Follow what changes until cancelled."""
         await asyncio.gather(
             self._follow(),
-            self._sweep(),
+            self._sweep.run(),
             self._providers.run(),
             self._rereader.run(),
             self._reflect_namespaces(),
@@ -106,6 +116,9 @@ class Follower:
             for held in unknown:
                 if held.record.key.namespace == namespace and held.record.uid not in there:
                     self._engine.dismiss_record(held)
+
+    async def _let_go_strays(self) -> None:
+        await self.let_go(await self._engine.strays())
 
     def resume(self) -> None:
         """Act on what was asked for while another replica looked after an identity, and look at its provider."""
@@ -132,7 +145,12 @@ class Follower:
 
     async def _reflect(self, label: str) -> None:
         reflector = Reflector(
-            self._client, SECRETS, f"{label}=true", self._inbox.put_nowait, namespaces=self._watch_namespaces
+            self._client,
+            SECRETS,
+            f"{label}=true",
+            self._inbox.put_nowait,
+            namespaces=self._watch_namespaces,
+            times=self._times,
         )
         await reflector.run()
 
@@ -167,6 +185,8 @@ class Follower:
                     self._gone(change.kind, change.body)
                 else:
                     self._changed(change.kind, change.body)
+                    if change.listed:
+                        self._sweep.listed(change.kind, _key(change.body))
             except KeyferryError as error:
                 log.warning("a change could not be taken in: %s", error)
             except Exception as error:  # noqa: BLE001 - one object that we do not understand must not stop the others
@@ -259,29 +279,6 @@ class Follower:
                 self._engine.republish(before.identity)
         else:
             self._reference_changed(Reference(key.namespace, key.name))
-
-    async def _sweep(self) -> None:
-        """Compare with a full list now and then, against deletes that no watch told of."""
-        while True:
-            await asyncio.sleep(SWEEP)
-            try:
-                await self.let_go(await self._engine.strays())
-                there: dict[ObjectKey, str] = {}
-                for namespace in self._where(IDENTITIES):
-                    async for body in self._client.pages(IDENTITIES, namespace):
-                        there[_key(body)] = body["metadata"]["uid"]
-            except KeyferryError as error:
-                log.warning("the sweep could not list what there is: %s", error)
-                continue
-            for key, resource in list(self._catalog.identities.items()):
-                if there.get(key) != resource.uid:
-                    self._inbox.put_nowait(
-                        Change(
-                            IDENTITIES,
-                            deleted=True,
-                            body={"metadata": {"name": key.name, "namespace": key.namespace, "uid": resource.uid}},
-                        )
-                    )
 
 
 def _key(body: Object) -> ObjectKey:

@@ -31,6 +31,7 @@ from keyferry_operator.report import ClusterReporter
 from keyferry_operator.sharing import GAIN_PAUSE, Sharing
 from keyferry_operator.state import SecretStore
 from keyferry_operator.touch import PodToucher
+from keyferry_operator.watch import DEFAULT_TIMES, WatchTimes
 from keyferry_operator.work import LAST_WORDS, ShardWork
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class OperatorSettings:
     """Work only in shards whose Lease this replica holds; needs rights on Leases."""
     shards: int = 1
     """Into how many parts the work falls, by provider, that replicas share."""
+    times: WatchTimes = DEFAULT_TIMES
     escrow: Path = Path("/var/lib/keyferry")
     """Root of the ``FileEscrow``."""
 
@@ -164,6 +166,7 @@ class Operator:
             namespace=settings.namespace,
             watch_namespaces=settings.watch_namespaces,
             service_accounts=settings.service_account_tokens,
+            times=settings.times,
         )
         self._work = ShardWork(self.engine, self._follower, self.reporter)
 

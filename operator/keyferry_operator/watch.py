@@ -40,6 +40,21 @@ class Change:
     kind: Kind
     deleted: bool
     body: Object
+    listed: bool = False
+    """It was in the list with which a watch begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTimes:
+    """Seconds; the defaults are right for clusters."""
+
+    inactivity: float = 75.0
+    """Of silence after which a watch counts as dead: the API server sends a bookmark each minute."""
+    sweep: float = 600.0
+    """Between comparisons of all that is known with all that is there."""
+
+
+DEFAULT_TIMES: Final = WatchTimes()
 
 
 Handler = Callable[[Change], None]
@@ -55,11 +70,13 @@ class ResourceWatch:
         namespaces: Sequence[str],
         kinds: Sequence[Kind],
         handler: Handler,
+        times: WatchTimes = DEFAULT_TIMES,
     ) -> None:
         self._login = login
         self._namespaces = tuple(namespaces)
         self._kinds = tuple(kinds)
         self._handler = handler
+        self._times = times
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="kopf", daemon=True)
@@ -89,7 +106,7 @@ class ResourceWatch:
         try:
             await kopf.operator(
                 registry=registry,
-                settings=_settings(),
+                settings=_settings(self._times),
                 standalone=True,
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
@@ -101,7 +118,7 @@ class ResourceWatch:
     def _forwarder(self, kind: Kind) -> Callable[..., None]:
         def forward(type: str | None, body: Any, **_: Any) -> None:  # noqa: A002 - kopf names it so
             # The handler runs in kopf's thread; the body is a live view there, so a plain copy is handed over.
-            change = Change(kind, type == "DELETED", _plain(body))
+            change = Change(kind, type == "DELETED", _plain(body), listed=type is None)
             self._loop.call_soon_threadsafe(self._handler, change)
 
         return forward
@@ -115,7 +132,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _settings() -> kopf.OperatorSettings:
+def _settings(times: WatchTimes) -> kopf.OperatorSettings:
     """Return settings under which kopf writes nothing, never gives up, and notices a dead connection."""
     settings = kopf.OperatorSettings()
     settings.networking.error_backoffs = _Backoffs()
@@ -123,7 +140,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.watching.server_timeout = 600
     settings.watching.client_timeout = 630
-    settings.watching.inactivity_timeout = 70
+    settings.watching.inactivity_timeout = times.inactivity
     settings.queueing.idle_timeout = 1
     settings.queueing.worker_limit = None
     settings.scanning.disabled = True
@@ -144,12 +161,20 @@ class Reflector:
     """Lists and watches the objects of a kind that carry a label; relists when the server forgot where we were."""
 
     def __init__(
-        self, client: KubeClient, kind: Kind, labels: str, handler: Handler, *, namespaces: Sequence[str] = ()
+        self,
+        client: KubeClient,
+        kind: Kind,
+        labels: str,
+        handler: Handler,
+        *,
+        namespaces: Sequence[str] = (),
+        times: WatchTimes = DEFAULT_TIMES,
     ) -> None:
         self._client = client
         self._kind = kind
         self._labels = labels
         self._handler = handler
+        self._times = times
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
         self._known: dict[str | None, dict[str, Object]] = {namespace: {} for namespace in self._namespaces}
 
@@ -162,13 +187,16 @@ class Reflector:
         while True:
             try:
                 version = await self._list(namespace)
-                pauses = iter(_Backoffs())
                 while True:
                     version = await self._watch(namespace, version)
+                    pauses = iter(_Backoffs())
             except ApiError as error:
                 if error.status != GONE:
                     log.warning("%s; listing again", error)
-                    await asyncio.sleep(next(pauses))
+                await asyncio.sleep(next(pauses))
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                log.warning("what the API server tells of %s is odd (%s)", self._kind.plural, type(error).__name__)
+                await asyncio.sleep(next(pauses))
 
     async def _list(self, namespace: str | None) -> str:
         version, found = await self._client.listing(self._kind, namespace, labels=self._labels)
@@ -182,7 +210,10 @@ class Reflector:
 
     async def _watch(self, namespace: str | None, version: str) -> str:
         known = self._known[namespace]
-        async for event in self._client.watch(self._kind, namespace, labels=self._labels, version=version):
+        events = self._client.watch(
+            self._kind, namespace, labels=self._labels, version=version, inactivity=self._times.inactivity
+        )
+        async for event in events:
             body = event.get("object", {})
             if event.get("type") == "ERROR":
                 raise ApiError("the watch must begin anew", status=int(body.get("code", 0)))
