@@ -110,6 +110,8 @@ class Record:
     revocation: Revocation | None = None
     wrong_subject: bool = False
     """The credentials are somebody else's: they are to be revoked and never published."""
+    keepsakes: tuple[tuple[str, SecretValue], ...] = ()
+    """What the client showed at the last exchange, by where it came from: to revoke with, when its Secrets are gone."""
     buried_at: float = 0.0
     """When the identity was found gone; from then on the record is an order to revoke."""
     shard: str = ""
@@ -145,6 +147,8 @@ def encode(record: Record) -> dict[str, Any]:
     for name, nested in (("claim", record.claim), ("binding", record.binding), ("revocation", record.revocation)):
         if nested is not None:
             out[name] = {slot: getattr(nested, slot) for slot in nested.__slots__}
+    if record.keepsakes:
+        out["keepsakes"] = {place: content.reveal() for place, content in record.keepsakes}
     if record.previous is not None:
         out["previous"] = _encode_chain(record.previous)
     for name, token in (("token", record.token), ("login", record.login)):
@@ -174,6 +178,7 @@ def decode(data: Any) -> Record:
             claim=Claim(**data["claim"]) if "claim" in data else None,
             binding=Binding(**{**binding, "hosts": tuple(binding["hosts"])}) if binding else None,
             revocation=Revocation(**data["revocation"]) if "revocation" in data else None,
+            keepsakes=tuple((place, SecretValue(text)) for place, text in data.get("keepsakes", {}).items()),
             previous=_decode_chain(data["previous"]) if "previous" in data else None,
             token=_decode_token(data["token"]) if "token" in data else None,
             login=_decode_token(data["login"]) if "login" in data else None,

@@ -148,6 +148,7 @@ class Operator:
             resolver=self._resolver,
             cluster_namespace=settings.namespace,
             without_cluster_providers=admission.without_cluster_providers,
+            keeps_credentials=True,
         )
         self.engine = Engine(
             ports,

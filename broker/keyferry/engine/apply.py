@@ -11,6 +11,7 @@ from keyferry.freshness import RenewalPolicy, renewal_time
 if TYPE_CHECKING:
     from keyferry.model import TokenSet
     from keyferry.record import Binding, Record, Revocation
+    from keyferry.secret import SecretValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Context:
     source: str
     idle: float | None
     """Seconds a refresh token lives unused, where the provider resource says so."""
+    keepsakes: tuple[tuple[str, SecretValue], ...] = ()
+    """What the client showed; empty where nothing is kept, and then what was kept before stays."""
     publish: bool = True
     """False: the token is the login behind an API key, not what is published."""
 
@@ -40,6 +43,7 @@ def with_session(record: Record, token: TokenSet, context: Context, *, new_sessi
         source=context.source,
         binding=context.binding,
         revocation=context.revocation,
+        keepsakes=context.keepsakes or record.keepsakes,
         generation=record.generation + 1,
         minimum_remaining=context.policy.minimum_remaining,
         wrong_subject=False,

@@ -18,6 +18,7 @@ from keyferry.engine.clients import (
     value,
 )
 from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
+from keyferry.engine.keepsakes import Keepsakes
 from keyferry.engine.seeds import reserve_seed, set_aside, with_previous, with_seed
 from keyferry.errors import (
     AnswerError,
@@ -340,7 +341,13 @@ class OAuthExchanger:
     async def _clients(self, job: Job, oauth: OAuthProvider, metadata: ProviderMetadata) -> list[ClientAuth]:
         own: Client | None = job.spec.client
         reader = job.provider.reader(metadata.hosts) if own is None else job.reader(metadata.hosts)
-        return await client_candidates(own or oauth.client, reader, metadata.issuer, self._tokens, job.key)
+        if not self._ports.keeps_credentials:
+            return await client_candidates(own or oauth.client, reader, metadata.issuer, self._tokens, job.key)
+        keepsakes = Keepsakes(self._ports.credentials)
+        noting = replace(reader, source=keepsakes)
+        candidates = await client_candidates(own or oauth.client, noting, metadata.issuer, self._tokens, job.key)
+        job.keepsakes = keepsakes.all() + job.provider.keepsakes
+        return candidates
 
     async def _attempt(
         self, job: Job, oauth: OAuthProvider, metadata: ProviderMetadata, client: ClientAuth

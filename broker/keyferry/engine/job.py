@@ -11,6 +11,7 @@ from keyferry.errors import KeyferryError, Reason, ResourceError, RetryClass
 from keyferry.freshness import RenewalPolicy
 from keyferry.record import Binding, Record, Revocation, Versioned
 from keyferry.spec.grant import GrantType
+from keyferry.spec.identity import DeletionPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from keyferry.engine.provider import Channel, Provider
     from keyferry.model import ObjectKey, TokenSet
     from keyferry.plan import Observed
+    from keyferry.secret import SecretValue
     from keyferry.spec.identity import ExpectedSubject, ServiceIdentitySpec
     from keyferry.spec.resources import IdentityResource
 
@@ -48,6 +50,8 @@ class Job:
     """Fingerprint of the spec and of the credentials that it points to."""
     note: Callable[[str], None]
     """Tells people something that is no failure of the exchange."""
+    keepsakes: tuple[tuple[str, SecretValue], ...] = ()
+    """What the client shows in this exchange, where it is to be kept for the revocation."""
     restored: bool = False
     """The private state was found to be older than what it published."""
 
@@ -93,6 +97,7 @@ class Job:
             revocation=order_to_revoke(self.spec, self.provider),
             source=self.resource.source,
             idle=idle,
+            keepsakes=self.keepsakes if self.spec.deletion_policy is DeletionPolicy.REVOKE else (),
             publish=publish,
         )
 

@@ -138,6 +138,8 @@ class Ports:
     """Where the references of ClusterTokenProviders resolve."""
     without_cluster_providers: str = ""
     """Why there are no ClusterTokenProviders at all, for people; empty where there may be some."""
+    keeps_credentials: bool = False
+    """What a revocation needs is kept in the private state: the Secrets may be gone by then, with their namespace."""
 
     def reading_delay(self, target: Target) -> float:
         """Return how long (seconds) after a write readers may still find what was there before."""

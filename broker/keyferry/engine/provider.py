@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from keyferry import __version__
 from keyferry.engine.credentials import CredentialReader, named_configs, named_keys
+from keyferry.engine.keepsakes import Keepsakes
 from keyferry.errors import Ambiguous, AnswerError, ExchangeError, NotSent, Refused, ResourceError, RetryClass
 from keyferry.grants.document import host_of
 from keyferry.io.http import HttpDriver, drive
@@ -110,6 +111,8 @@ class Provider:
         self.lane = Lane(lane_limits(resource.spec.limits), ports.clock.monotonic(), ports.rng)
         self._metadata: ProviderMetadata | TiledMetadata | None = None
         self._metadata_until = 0.0
+        self.keepsakes: tuple[tuple[str, SecretValue], ...] = ()
+        """What its connections are made with, as far as it is to be kept for a revocation."""
         self._discovering = asyncio.Lock()
         self.trouble: ExchangeError | AnswerError | None = None
         """Why the provider could not be asked again for what is known of it."""
@@ -144,7 +147,8 @@ class Provider:
 
     async def driver(self) -> HttpDriver:
         """Return the connections, with the CA and client certificate as they are now."""
-        reader = self.reader(self.front())
+        keepsakes = Keepsakes(self._ports.credentials)
+        reader = CredentialReader(keepsakes, self.resource.key.namespace, self.front())
         tls = self.resource.spec.tls
         authorities: str | None = None
         client: ClientCertificate | None = None
@@ -161,6 +165,7 @@ class Provider:
             chain = (await reader.pem(secret, "tls.crt")).decode("utf-8", "replace")
             key = (await reader.pem(secret, "tls.key")).decode("utf-8", "replace")
             client = ClientCertificate(chain, SecretValue(key))
+        self.keepsakes = keepsakes.all() if self._ports.keeps_credentials else ()
         return self._drivers.get(self.resource, TlsSettings(authorities, client))
 
     async def may_show_certificate(self, hosts: frozenset[str]) -> None:

@@ -55,6 +55,7 @@ class TiledExchanger:
         await job.provider.may_show_certificate(metadata.hosts)
         publishes_key = job.spec.api_key is not None
         binding = Binding(metadata.api_url, tuple(sorted(metadata.hosts)), metadata.authenticator)
+        job.keepsakes = job.provider.keepsakes
         context = job.context(binding, None, publish=not publishes_key)
         if job.spec.api_key is None:
             return await self._slide(job, metadata, context)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
 from keyferry.engine.clients import client_candidates, hidden_id
 from keyferry.engine.credentials import CredentialReader
+from keyferry.engine.keepsakes import Remembered
 from keyferry.engine.provider import Channel, Provider
 from keyferry.engine.status import Event, Level
 from keyferry.errors import KeyferryError, Reason, Refused, ResourceError, RetryClass
@@ -65,7 +66,7 @@ class Undertaker:
         self._drivers = drivers
         self._tokens = tokens
         self._orders: dict[str, _Order] = {}
-        self._providers: dict[str, Provider] = {}
+        self._providers: dict[tuple[str, tuple[tuple[str, SecretValue], ...]], Provider] = {}
 
     async def load(self, alive: AbstractSet[str], shards: frozenset[int] | None = None) -> None:
         """Take up the orders that another process left, in ``shards`` (in all that are held, where none are named).
@@ -191,11 +192,13 @@ class Undertaker:
         except ValidationError:
             raise ResourceError("what was kept of its provider is not understood by this version") from None
         # Many identities of one provider may go at once: they share its rate, and what was discovered about it.
-        identity = json.dumps([order.provider_kind, order.provider_namespace, order.provider], sort_keys=True)
+        written = json.dumps([order.provider_kind, order.provider_namespace, order.provider], sort_keys=True)
+        identity = (written, record.keepsakes)
         if identity not in self._providers:
             key = ObjectKey(order.provider_namespace, f"{record.key.name} (gone)")
             resource = ProviderResource(key=key, kind=kind, spec=spec)
-            self._providers[identity] = Provider(resource, self._ports, self._drivers)
+            ports = replace(self._ports, credentials=Remembered(self._ports.credentials, record.keepsakes))
+            self._providers[identity] = Provider(resource, ports, self._drivers)
         return self._providers[identity]
 
     async def _revoke_oauth(self, record: Record, order: Revocation, provider: Provider, channel: Channel) -> bool:
@@ -247,7 +250,8 @@ class Undertaker:
         """Return the ways in which the client may authenticate, and what of its id must not be shown."""
         oauth = provider.resource.spec.oauth
         if order.client is not None:
-            reader = CredentialReader(self._ports.credentials, record.key.namespace, metadata.hosts)
+            source = Remembered(self._ports.credentials, record.keepsakes)
+            reader = CredentialReader(source, record.key.namespace, metadata.hosts)
             client: Client | None = Client.model_validate(order.client)
         else:
             reader, client = provider.reader(metadata.hosts), oauth.client if oauth is not None else None

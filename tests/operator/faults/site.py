@@ -149,6 +149,11 @@ class Site(Field):
     def place(self, name: str) -> Document:
         return {"name": name, "namespace": self.namespace}
 
+    def secret_of(self, client: str) -> str:
+        """Return the client's secret as it is in its Secret."""
+        found = self.cluster.api.get("v1", "Secret", client, self.namespace)
+        return base64.b64decode(found["data"]["secret"]).decode()
+
     # What is there
 
     def identities(self) -> dict[str, Document]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.operator.faults import requests, story
+from tests.operator.faults.marks import ENDS_EARLY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,12 +15,7 @@ if TYPE_CHECKING:
     from tests.operator.faults.site import Site
     from tests.support.kube_faults import ApiFault
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.slow,
-    # kopf ends its loop, in its own thread, before the last of its TLS connections has said goodbye.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, ENDS_EARLY]
 
 
 async def test_without_faults(site: Site) -> None:
