@@ -94,6 +94,8 @@ class Ledger:
         self._checkpoint = checkpoint
         self._may_begin = may_begin
         self._stuck = stuck
+        self._unsent: dict[str, Claim | None] = {}
+        """Claims of ours that could not be taken back: nothing was sent. By attempt id, with the doubt before it."""
 
     async def spend(self, held: Versioned, spend: Spend) -> Versioned:
         """Send the refresh token once and commit what comes back; return the committed record.
@@ -147,6 +149,15 @@ class Ledger:
             held, exchange, answer, apply, replace(claim, attempt=1) if claim.attempt > 1 else None
         )
 
+    async def tidy(self, held: Versioned) -> Versioned:
+        """Take back a claim of ours of which nothing was sent, where that failed before. Raises StoreError."""
+        claim = held.record.claim
+        if claim is None or claim.attempt_id not in self._unsent:
+            return held
+        freed = await self._store.replace(held, replace(held.record, claim=self._unsent[claim.attempt_id]))
+        del self._unsent[claim.attempt_id]
+        return freed
+
     async def _claim(self, held: Versioned, spend: Spend, attempt_id: str) -> Versioned:
         """Announce the spend in the private state, which also proves that the state can be written."""
         before = held.record.claim
@@ -175,14 +186,17 @@ class Ledger:
         try:
             await self._store.replace(held, replace(held.record, claim=before))
         except StoreError as error:
-            # The claim stays open, which only makes the next try more careful than it had to be.
-            log.warning("a claim could not be taken back: %s: %s", held.record.key, error)
+            # The claim stays open until it is looked at again; after a restart it makes the next try more careful.
+            log.warning("a claim could not be taken back yet: %s: %s", held.record.key, error)
+            if held.record.claim is not None:
+                self._unsent[held.record.claim.attempt_id] = before
 
     async def _take_back(self, held: Versioned, before: Claim | None, attempt_id: str) -> None:
         """Take a claim back of which it is not known whether it was written: an error may come after the fact."""
         try:
             current = await self._store.read(held.record.key, held.record.uid)
         except StoreError:
+            self._unsent[attempt_id] = before
             return
         if current is not None and current.record.claim is not None and current.record.claim.attempt_id == attempt_id:
             await self._release(current, before)

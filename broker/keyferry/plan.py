@@ -87,6 +87,8 @@ class Observed:
     """What the resource asks for was said when the session began, so a change needs another session."""
     record: Record | None = None
     published: PublishedState | None = None
+    known_revision: int = 0
+    """The last revision that was told of (the status, or this process's own memory)."""
     failure: Failure | None = None
     suspended: bool = False
     suspension: str = "suspended"
@@ -119,14 +121,17 @@ def plan(observed: Observed, now: float) -> Step:
 
 
 def is_behind(observed: Observed) -> bool:
-    """Tell whether the private state is older than what it published: a restored backup, or a clone.
+    """Tell whether the private state is older than what it published or told of: a restored backup, or a clone.
 
     Its refresh token may be spent by what came after it, so it counts as in doubt.
     """
     record, published = observed.record, observed.published
+    if record is None:
+        return False
+    if record.refresh_token is not None and observed.known_revision > record.revision:
+        return True
     return (
-        record is not None
-        and published is not None
+        published is not None
         and published.uid == record.uid
         and (published.generation > record.generation or published.revision > record.revision)
     )

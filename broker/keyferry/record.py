@@ -86,6 +86,8 @@ class Record:
     binding: Binding | None = None
     seed: str = ""
     """Keyed hash of the seed that the chain of refresh tokens began with."""
+    planting: str = ""
+    """Keyed hash of a seed that is about to be sent for the first time, and was not yet."""
     former_seeds: tuple[str, ...] = ()
     """Fingerprints of seeds that were sent before: they are never sent again."""
     previous: Chain | None = None
@@ -218,7 +220,7 @@ def version_of(head: bytes) -> int | None:
 _PLAIN: Final = (
     "origin", "source", "generation", "revision", "spec_hash", "seed", "refresh_issued_at", "refresh_expires_at",
     "refresh_idle", "session_started_at", "refresh_ended", "api_keys", "renewal_time", "minimum_remaining",
-    "wrong_subject", "buried_at", "former_seeds", "shard",
+    "wrong_subject", "buried_at", "former_seeds", "planting", "shard",
 )  # fmt: skip
 
 _TOKEN_PLAIN: Final = (

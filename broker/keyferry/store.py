@@ -57,6 +57,10 @@ class Store(Protocol):
         """Forget an order to revoke that is done with."""
         ...
 
+    async def user_of(self, digest: str) -> str:
+        """Return the uid that uses the seed with this digest, empty where it was never used."""
+        ...
+
     async def tombstone(self, digest: str, uid: str) -> str:
         """Remember that ``uid`` uses the seed with this digest, unless somebody does; return whose it is."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from keyferry.engine.job import REFRESHING
 from keyferry.model import ObjectKey
 from keyferry.spec.target import FileFormat, TargetType
 
@@ -55,11 +56,12 @@ class Catalog:
         name = resource.spec.target.secret_name if resource is not None else None
         return ObjectKey(key.namespace, name or key.name)
 
-    def keeps_token_private(self, key: ObjectKey) -> bool:
-        """Tell whether the token must be kept in the private state.
+    def keeps_private(self, key: ObjectKey) -> bool:
+        """Tell whether there is private state of an identity from the first on.
 
-        Nothing is published; or other identities present it, and no published file shows it: the replica that renews
-        those may be another one, and has it from nowhere else.
+        There will be refresh tokens, and what becomes of the first must not be forgotten; or the token must be kept
+        there. For nothing is published; or other identities present it, and no published file shows it: the replica
+        that renews those may be another one, and has it from nowhere else.
         """
         resource = self.identities.get(key)
         if resource is None:
@@ -67,7 +69,8 @@ class Catalog:
         target = resource.spec.target
         shown = any(file.format in (FileFormat.TOKEN, FileFormat.JSON) for file in target.files)
         chained = any(consumer.identity_name for consumer in resource.spec.consumers)
-        return target.type is TargetType.NONE or (chained and not shown)
+        refreshes = resource.spec.grant.type in REFRESHING
+        return refreshes or target.type is TargetType.NONE or (chained and not shown)
 
     def published_record(self, key: ObjectKey, uid: str) -> Record | None:
         """Return the record that the managed Secret of a declared identity carries."""

@@ -219,6 +219,7 @@ class Follower:
             else:
                 self._catalog.handled_renewals[identity.key] = handled
             self._engine.declare_identity(identity)
+            self._engine.note_revision(identity.key, int(status.get("revision") or 0))
             elsewhere = not self._engine.looks_after(identity.key)
             if elsewhere and status.get("revision") != before.get("revision"):
                 self._engine.issued_elsewhere(identity.key)

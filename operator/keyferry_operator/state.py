@@ -137,6 +137,11 @@ class SecretStore:
         """Delete an order to revoke that is done with."""
         await self._client.delete(SECRETS, self._namespace, state_name(held.record.uid))
 
+    async def user_of(self, digest: str) -> str:
+        """Read whose the tombstone is, where there is one."""
+        found = await self._client.get(SECRETS, self._namespace, seed_name(digest))
+        return "" if found is None else _user(found)
+
     async def tombstone(self, digest: str, uid: str) -> str:
         """Create the tombstone, or read whose it is."""
         body = self._body(seed_name(digest), SEED, {"uid": uid.encode()})
@@ -146,7 +151,7 @@ class SecretStore:
             found = await self._client.get(SECRETS, self._namespace, seed_name(digest))
             if found is None:
                 raise error from None
-            return base64.b64decode(found.get("data", {}).get("uid", "")).decode("ascii", "replace")
+            return _user(found)
         return uid
 
     def holder_is_gone(self, holder: str) -> bool:  # noqa: ARG002
@@ -161,8 +166,9 @@ class SecretStore:
             or record.claim is not None
             or record.login is not None
             or bool(record.seed)
+            or bool(record.planting)
             or record.wrong_subject
-            or self._catalog.keeps_token_private(record.key)
+            or self._catalog.keeps_private(record.key)
         )
 
     def _remember(self, record: Record) -> Versioned:
@@ -210,6 +216,10 @@ class SecretStore:
             "type": "Opaque",
             "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
         }
+
+
+def _user(tombstone: Object) -> str:
+    return base64.b64decode(tombstone.get("data", {}).get("uid", "")).decode("ascii", "replace")
 
 
 def _decode(found: Object) -> Versioned:

@@ -90,6 +90,9 @@ class MemoryStore:
     async def settle(self, held: Versioned) -> None:
         self._buried.pop(held.record.uid, None)
 
+    async def user_of(self, digest: str) -> str:
+        return self._tombstones.get(digest, "")
+
     async def tombstone(self, digest: str, uid: str) -> str:
         return self._tombstones.setdefault(digest, uid)
 

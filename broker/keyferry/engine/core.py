@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,9 @@ RENEW_INTERVAL: Final = 60.0
 """Seconds between renewals on demand of one identity."""
 DRAIN: Final = 60.0
 """Seconds that exchanges under way are given to finish when the engine stops."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,12 @@ class Engine:
         self._loop.look_at({entry.key}, waive=Waive.ALWAYS)
         self._loop.look_at(self.roster.presenters_of(entry.key), waive=Waive.ALWAYS)
 
+    def note_revision(self, key: ObjectKey, revision: int) -> None:
+        """Take note of the revision that an identity's status tells: private state that is behind it is in doubt."""
+        entry = self.roster.entries.get(key)
+        if entry is not None:
+            entry.told_revision = max(entry.told_revision, revision)
+
     def refuse_identity(self, key: ObjectKey, error: KeyferryError) -> None:
         """Say that an identity's, or its provider's, new version is not valid; the last good version goes on."""
         entry = self.roster.entries.get(key)
@@ -189,6 +199,9 @@ class Engine:
 
     def dismiss_record(self, held: Versioned) -> None:
         """Do the same for an identity of which only the record is left."""
+        if self._settings.suspend_all:
+            log.warning("there is private state of %s, which is not declared; it is kept for now", held.record.key)
+            return
         self._departures.dismiss_record(held)
 
     @property

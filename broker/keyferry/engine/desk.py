@@ -62,7 +62,7 @@ class Desk:
         self._checkpoint = checkpoint or (lambda _step: None)
         self.holder = holder
         """Names this process in the claims that it makes."""
-        ledger = Ledger(
+        self._ledger = ledger = Ledger(
             ports.store,
             ports.escrow,
             ports.clock,
@@ -82,6 +82,8 @@ class Desk:
     ) -> tuple[Observed, Versioned | None, PublishError | None]:
         """Gather what the plan looks at, with what kept us from seeing the published files. Raises StoreError."""
         held = await self._ports.store.read(entry.key, entry.uid)
+        if held is not None:
+            held = await self._ledger.tidy(held)
         try:
             published = await self._ports.publisher.observe(entry.key)
         except PublishError as error:
@@ -113,6 +115,7 @@ class Desk:
             asks_by_session=provider is not None and provider.resource.spec.type is ProviderType.OAUTH,
             record=record,
             published=_state(published),
+            known_revision=max(entry.revision, entry.told_revision),
             failure=entry.failure,
             suspended=suspended or entry.resource.spec.suspend,
             suspension=ALL_SUSPENDED if suspended else "spec.suspend is set; what is published stays until it expires",
@@ -229,9 +232,9 @@ class Desk:
     async def _catch_up(self, job: Job) -> None:
         """Admit that the private state is older than what it published: its refresh token may be spent."""
         held, published = job.held, job.observed.published
-        if held is None or published is None:
+        if held is None:
             return
-        record = held.record
+        record, known = held.record, job.observed.known_revision
         claim = record.claim
         rotates = not job.observed.doubt.reusable
         if claim is None and record.refresh_token is not None and not record.refresh_ended and rotates:
@@ -246,13 +249,13 @@ class Desk:
         caught_up = replace(
             record,
             claim=claim,
-            generation=max(record.generation, published.generation),
-            revision=max(record.revision, published.revision),
+            generation=max(record.generation, published.generation if published is not None else 0),
+            revision=max(record.revision, published.revision if published is not None else 0, known),
         )
         await self._ports.store.replace(held, caught_up)
         await job.reread()
         job.restored = True
-        job.note("the private state is older than the published files: it was restored or copied")
+        job.note("the private state is older than what was published from it: it was restored or copied")
 
     def _settled(self, entry: Entry, claim: Claim | None) -> tuple[bool, float]:
         if claim is None or claim.attempt_id == entry.claim_finished or claim.holder == "restored":

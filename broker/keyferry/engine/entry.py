@@ -66,6 +66,8 @@ class Entry:
     shown: PublishedState | None = None
     """What workloads see, as last observed or written."""
     revision: int = 0
+    told_revision: int = 0
+    """Of the status as it was found."""
     issue_time: float = 0.0
     expiration_time: float = 0.0
     renewal_time: float = 0.0

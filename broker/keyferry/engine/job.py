@@ -103,7 +103,13 @@ class Job:
 
     def new_record(self) -> Record:
         """Return the first record of the identity."""
-        return Record(uid=self.uid, key=self.key, origin=self.ports.store.origin, source=self.resource.source)
+        return Record(
+            uid=self.uid,
+            key=self.key,
+            origin=self.ports.store.origin,
+            source=self.resource.source,
+            revision=self.observed.known_revision,
+        )
 
     async def ensure_record(self) -> Versioned:
         """Return the stored record, made now where there is none."""

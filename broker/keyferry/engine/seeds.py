@@ -17,20 +17,32 @@ if TYPE_CHECKING:
 async def reserve_seed(job: Job, digest: str) -> Versioned:
     """Note that the identity uses the seed with this fingerprint; return its record. Nothing is sent before.
 
-    Raises CredentialError (SeedAlreadyUsed) where somebody else did, or an earlier identity of this name.
+    The record announces it, then its tombstone is set. A tombstone that no record announces is of a seed that was sent:
+    by somebody else, by an earlier identity of this name, or by this one in a life that its record does not remember.
+    Raises CredentialError (SeedAlreadyUsed) for these.
     """
-    # The record first: it keeps the uid that the tombstone names, also where nothing but the record does.
-    held = await job.ensure_record()
-    owner = await job.ports.store.tombstone(digest, job.uid)
-    if owner != job.uid:
-        raise CredentialError(
-            f"the refresh token given to ServiceIdentity {job.key} was used before, by another identity or by an"
-            " earlier one of this name; it was not sent. A refresh token seeds one identity once: obtain a new one"
-            " and put it into the Secret.",
-            reason=Reason.SEED_ALREADY_USED,
-            retry=RetryClass.NEEDS_PERSON,
-        )
+    store, held = job.ports.store, job.held
+    if held is None or held.record.planting != digest:
+        if await store.user_of(digest):
+            raise _used(job)
+        if held is None:
+            held = await store.create(replace(job.new_record(), planting=digest))
+        else:
+            held = await store.replace(held, replace(held.record, planting=digest))
+        job.held = held
+    if await store.tombstone(digest, job.uid) != job.uid:
+        raise _used(job)
     return held
+
+
+def _used(job: Job) -> CredentialError:
+    return CredentialError(
+        f"the refresh token given to ServiceIdentity {job.key} was used before, by another identity, by an earlier one"
+        " of this name, or by this one, whose private state is lost; it was not sent. A refresh token seeds one"
+        " identity once: obtain a new one and put it into the Secret.",
+        reason=Reason.SEED_ALREADY_USED,
+        retry=RetryClass.NEEDS_PERSON,
+    )
 
 
 def with_seed(record: Record, seed: SecretValue, digest: str, binding: Binding) -> Record:
@@ -39,6 +51,7 @@ def with_seed(record: Record, seed: SecretValue, digest: str, binding: Binding) 
         record,
         former_seeds=(*record.former_seeds, record.seed) if record.seed else record.former_seeds,
         seed=digest,
+        planting="",
         refresh_token=seed,
         refresh_idle=None,
         refresh_ended="",

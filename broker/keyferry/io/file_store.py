@@ -98,6 +98,15 @@ class FileStore:
         """Forget an order to revoke."""
         await self._in_thread(lambda: self._remove(f"{GONE}/{held.record.uid}.json", held))
 
+    async def user_of(self, digest: str) -> str:
+        """Read whose the tombstone is, where there is one."""
+
+        def look() -> str:
+            with self._folder() as folder:
+                return (folder.read(f"{SEEDS}/{digest}") or b"").decode("ascii", "replace")
+
+        return await self._in_thread(look)
+
     async def tombstone(self, digest: str, uid: str) -> str:
         """Create the tombstone, or read whose it is."""
 

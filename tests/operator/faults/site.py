@@ -16,7 +16,7 @@ from keyferry.demo.state import User
 from keyferry.errors import KeyferryError
 from keyferry.io.addresses import HostRule
 from keyferry.io.file_escrow import FileEscrow
-from keyferry.record import loads
+from keyferry.record import dumps, loads
 from keyferry_operator.crds import manifests
 from keyferry_operator.operator import Operator, OperatorSettings
 from tests.operator.live.conftest import GROUP, Field
@@ -68,10 +68,16 @@ class Replica:
 
 @dataclass
 class Site(Field):
-    proxy: KubeProxy
+    proxy: KubeProxy | None = None
+    """What is between the operator and the API server; None: nothing."""
+
+    @property
+    def faulty(self) -> KubeProxy:
+        assert self.proxy is not None
+        return self.proxy
 
     def login(self) -> kopf.ConnectionInfo:
-        access = self.proxy.access
+        access = self.proxy.access if self.proxy is not None else self.cluster.access
         return kopf.ConnectionInfo(server=access.url, ca_data=access.ca, token=access.token)
 
     @contextlib.asynccontextmanager
@@ -114,9 +120,9 @@ class Site(Field):
         """Return a Secret with the first refresh token of the session that is called ``name`` at the issuer."""
         return self.secret(f"seed-{name}", token=self.issuer.seed_refresh_token("bot", name))
 
-    def seeded(self, name: str, **spec: Any) -> Document:
-        """Return the identity that uses that Secret."""
-        ref = {"from": {"secretKeyRef": {"name": f"seed-{name}", "key": "token"}}}
+    def seeded(self, name: str, *, seed: str = "", **spec: Any) -> Document:
+        """Return the identity that uses that Secret, or the one that was made for ``seed``."""
+        ref = {"from": {"secretKeyRef": {"name": f"seed-{seed or name}", "key": "token"}}}
         return self.identity(name, grant={"type": "RefreshToken", "refreshToken": ref}, **spec)
 
     def user(self, name: str) -> Document:
@@ -171,6 +177,10 @@ class Site(Field):
         found = self.cluster.api.items("v1", "Secret", self.home, labelSelector=f"keyferry.dev/state={state}")
         records = [loads(base64.b64decode(item["data"]["record"]))[0] for item in found]
         return {record.key.name: record for record in records if record.key.namespace == self.namespace}
+
+    def with_record(self, document: Document, record: Record) -> Document:
+        """Return a private state Secret with another record in it."""
+        return {**document, "data": {"record": base64.b64encode(dumps(record, 0)).decode()}}
 
     def ready(self, *names: str, revision: int = 1) -> bool:
         """Tell whether identities are issued, of a revision or a later one, and say so of their last version."""

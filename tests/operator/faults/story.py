@@ -201,3 +201,10 @@ def expected() -> dict[str, Any]:
         },
         "spent twice": [],
     }
+
+
+async def ends_well(site: Site) -> None:
+    """Fail where what is left is not what must be."""
+    found = await left(site)
+    for what, value in expected().items():
+        assert found[what] == value, what

@@ -21,21 +21,15 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, ENDS_EARLY]
 async def test_without_faults(site: Site) -> None:
     async with site.replica() as replica:
         await story.live(site)
-        await _ends_well(site)
+        await story.ends_well(site)
     assert replica.ends == ["ended"]
 
 
 @pytest.mark.parametrize("faults", [requests.REFUSED, requests.LOST], ids=["refused", "lost"])
 async def test_every_kind_of_request_fails_in_every_way(site: Site, faults: Sequence[ApiFault]) -> None:
     planned = list(requests.befall(faults))
-    numbers = site.proxy.add(*planned)
+    numbers = site.faulty.add(*planned)
     async with site.replica(leader_election=True):
         await story.live(site)
-        await _ends_well(site)
-    assert requests.spared(site.proxy, planned, numbers) == []
-
-
-async def _ends_well(site: Site) -> None:
-    left, expected = await story.left(site), story.expected()
-    for what, value in expected.items():
-        assert left[what] == value, what
+        await story.ends_well(site)
+    assert requests.spared(site.faulty, planned, numbers) == []

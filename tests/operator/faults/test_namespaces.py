@@ -71,7 +71,7 @@ async def test_a_client_secret_that_is_kept_is_seen_by_nobody(site: Site) -> Non
     async with site.replica():
         await site.until(lambda: site.ready(*NAMES))
         kept = {name: [content.reveal() for _, content in record.keepsakes] for name, record in site.states().items()}
-        assert kept == dict.fromkeys(PEOPLE, [site.secret_of("bot")])
+        assert kept == {name: [site.secret_of("bot")] for name in PEOPLE}
         assert site.secret_of("bot") not in str(site.identities()) + str(site.targets())
         site.delete(*NAMES)
         await site.until(lambda: _revoked(site))

@@ -1,0 +1,85 @@
+"""The API server is away across renewals: what was obtained is kept and written later, and nothing is sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.operator.faults.marks import ENDS_EARLY
+from tests.operator.faults.site import Site, define
+from tests.support.issuer import FaultIssuer
+from tests.support.kube_servers import Options
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tests.support.cluster import Cluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, ENDS_EARLY]
+
+OUTAGE = float(os.environ.get("KEYFERRY_TEST_OUTAGE", "60"))
+"""Seconds; 300 are the five minutes that are promised. Tokens live for as long, so each is renewed, and runs out."""
+ASKED = ("asked-0", "asked-1", "asked-private")
+"""Are being renewed when the API server goes: their answers arrive when nothing can be stored."""
+IDLE = ("idle-0", "idle-1", "client")
+
+
+@pytest.fixture
+async def away(start_cluster: Callable[..., Cluster], tmp_path: Path) -> AsyncIterator[Site]:
+    """Return a site on a cluster of its own, whose API server can be stopped."""
+    cluster = await asyncio.to_thread(start_cluster, Options(audit=False))
+    define(cluster)
+    async with FaultIssuer() as issuer:
+        yield Site(cluster, cluster.create_namespace("team"), cluster.create_namespace("keyferry"), issuer, tmp_path)
+
+
+@pytest.mark.parametrize("names", [("first",), ("first", "second")], ids=["one", "two"])
+async def test_what_was_obtained_is_written_when_the_api_server_is_back(away: Site, names: tuple[str, ...]) -> None:
+    away.prepare(lifetime=OUTAGE)
+    for name in ("asked-0", "asked-1", "idle-0", "idle-1"):
+        away.apply(away.seed(name), away.seeded(name))
+    away.apply(away.seed("asked-private"), away.seeded("asked-private", target={"type": "None"}))
+    away.apply(away.identity("client"))
+    async with contextlib.AsyncExitStack() as stack:
+        for name in names:
+            await stack.enter_async_context(away.replica(name, leader_election=len(names) > 1))
+        await away.until(lambda: away.ready(*ASKED, *IDLE))
+        away.issuer.pause()
+        sent = _sent(away)
+        away.renew("now", *ASKED)
+        await away.until(lambda: _sent(away) == sent + len(ASKED))
+        await asyncio.to_thread(away.cluster.stop_apiserver)
+        away.issuer.resume()
+        begun = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < begun + OUTAGE:
+            await asyncio.sleep(1)
+            assert _sent(away) == sent + len(ASKED), "nothing is spent whose answer could not be stored"
+        assert _kept(away, names) == len(ASKED)
+        await asyncio.to_thread(away.cluster.start_apiserver)
+        await away.until(lambda: away.ready(*ASKED, *IDLE, revision=2))
+        await away.until(lambda: _all_good(away))
+        states = await asyncio.to_thread(away.states)
+    assert away.spent_twice() == []
+    assert not any(over for _sent, over in away.sessions().values())
+    assert all(record.claim is None and not record.refresh_ended for record in states.values())
+    assert _kept(away, names) == 0
+
+
+def _all_good(site: Site) -> bool:
+    good, targets = site.good_tokens(), site.targets()
+    return all(site.published_token(name) in good for name in targets) and len(targets) == len(IDLE + ASKED) - 1
+
+
+def _sent(site: Site) -> int:
+    """Return how many refresh tokens arrived at the issuer so far."""
+    return sum(site.issuer.sent_refresh_tokens().values())
+
+
+def _kept(site: Site, names: tuple[str, ...]) -> int:
+    """Return how many answers lie in escrow."""
+    return sum(len(list((site.escrow / f"escrow-{name}" / "escrow").glob("*"))) for name in names)
