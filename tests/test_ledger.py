@@ -415,3 +415,31 @@ async def test_an_unreadable_answer_in_escrow_stays_in_doubt(desk: Desk) -> None
         await desk.ledger.recover(held, begin, apply)
     assert desk.now.claim == FIRST_DOUBT
     assert await desk.ledger.recover(held, begin, apply) is None
+
+
+@pytest.mark.parametrize("trouble", [Trouble.LOST, Trouble.REPLY_LOST])
+async def test_a_claim_that_could_not_be_taken_back_is_taken_back_later(trouble: Trouble) -> None:
+    """Nothing was sent, so there is no doubt, however long the store was away."""
+    desk = Desk()
+    held = await desk.record()
+    desk.store.troubles.append(Trouble.REPLY_LOST)
+    desk.store.reads.append(Trouble.LOST)
+    with pytest.raises(StoreUnavailable):
+        await desk.spend(held)
+    assert desk.now.claim is not None
+    current = desk.store.peek(KEY)
+    assert current is not None
+    desk.store.troubles.append(trouble)
+    with pytest.raises(StoreUnavailable):
+        await desk.ledger.tidy(current)
+    again = desk.store.peek(KEY)
+    assert again is not None
+    assert (await desk.ledger.tidy(again)).record.claim is None
+    assert desk.now.claim is None
+    assert desk.sent == 0
+
+
+async def test_another_ones_claim_is_not_taken_back() -> None:
+    desk = Desk()
+    held = await desk.record(FIRST_DOUBT)
+    assert await desk.ledger.tidy(held) is held

@@ -72,6 +72,23 @@ def with_record(**changes: object) -> Observed:
             replace(FINE, published=replace(PUBLISHED, intact=False)), Action.PUBLISH, Reason.ISSUED, NOW, id="edited"
         ),
         pytest.param(
+            replace(FINE, publish_again=True), Action.PUBLISH, Reason.ISSUED, NOW, id="perhaps not written before"
+        ),
+        pytest.param(
+            replace(FINE, known_revision=6),
+            Action.EXCHANGE,
+            Reason.REFRESH_IN_DOUBT,
+            NOW,
+            id="behind what was told of it",
+        ),
+        pytest.param(
+            replace(with_record(refresh_token=None), known_revision=6),
+            Action.KEEP,
+            Reason.ISSUED,
+            1_300.0,
+            id="behind, with nothing that could be spent",
+        ),
+        pytest.param(
             replace(FINE, published=replace(PUBLISHED, revision=4)),
             Action.PUBLISH,
             Reason.ISSUED,

@@ -36,6 +36,8 @@ FULL = Record(
     minimum_remaining=5.0,
     revocation=Revocation("Revoke", {"type": "OAuth"}, None, "batch", "TokenProvider"),
     wrong_subject=True,
+    planting="p1ant",
+    keepsakes=(("config/batch/ca/pem", SecretValue("kept-secret")),),
     buried_at=70.0,
 )
 

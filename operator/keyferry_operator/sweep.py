@@ -2,8 +2,8 @@
 
 A watch that begins anew (410 Gone, a long gap) lists what is there, and says nothing of what is not there any more.
 So what such a list left out is looked for, and now and then everything is compared with a list of our own. Whether an
-object is gone is always asked of the API server by its name: a list may be of yesterday, and what follows from an
-identity's end cannot be undone.
+object is gone is then asked by its name: a list may be of yesterday, and what follows from an identity's end cannot be
+undone.
 """
 
 from __future__ import annotations
@@ -91,10 +91,15 @@ class Sweep:
                 log.warning("what is declared could not be compared with what is known: %s; trying again", error)
                 pause = PAUSE
 
-    async def is_gone(self, kind: Kind, key: ObjectKey, uid: str) -> bool:
-        """Ask the API server whether an object is gone, or another one of its name. Raises ApiError."""
-        found = await self._client.get(kind, key.namespace if kind.namespaced else None, key.name)
-        return found is None or found["metadata"]["uid"] != uid
+    async def _is_gone(self, kind: Kind, key: ObjectKey, uid: str) -> bool:
+        """Ask the API server whether an object is gone, or has another one of its name in its place."""
+        if kind is IDENTITIES:
+            found = await self._client.get(kind, key.namespace, key.name)
+            return found is None or found["metadata"]["uid"] != uid
+        # Of providers there is no right to get one by one, and none is needed.
+        namespace = key.namespace if kind.namespaced else None
+        named = self._client.pages(kind, namespace, fields=f"metadata.name={key.name}")
+        return uid not in [body["metadata"]["uid"] async for body in named]
 
     async def _until_quiet(self) -> None:
         while True:
@@ -137,7 +142,7 @@ class Sweep:
 
     async def _drop(self, missing: Mapping[tuple[Kind, ObjectKey], str]) -> None:
         for (kind, key), uid in missing.items():
-            if await self.is_gone(kind, key, uid):
+            if await self._is_gone(kind, key, uid):
                 metadata = {"name": key.name, "namespace": key.namespace, "uid": uid}
                 self._hand_over(Change(kind, deleted=True, body={"metadata": metadata}))
 

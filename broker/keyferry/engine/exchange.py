@@ -340,13 +340,12 @@ class OAuthExchanger:
 
     async def _clients(self, job: Job, oauth: OAuthProvider, metadata: ProviderMetadata) -> list[ClientAuth]:
         own: Client | None = job.spec.client
-        reader = job.provider.reader(metadata.hosts) if own is None else job.reader(metadata.hosts)
-        if not self._ports.keeps_credentials:
-            return await client_candidates(own or oauth.client, reader, metadata.issuer, self._tokens, job.key)
         keepsakes = Keepsakes(self._ports.credentials)
-        noting = replace(reader, source=keepsakes)
-        candidates = await client_candidates(own or oauth.client, noting, metadata.issuer, self._tokens, job.key)
-        job.keepsakes = keepsakes.all() + job.provider.keepsakes
+        reader = job.provider.reader(metadata.hosts) if own is None else job.reader(metadata.hosts)
+        reader = replace(reader, source=keepsakes)
+        candidates = await client_candidates(own or oauth.client, reader, metadata.issuer, self._tokens, job.key)
+        if self._ports.keeps_credentials:
+            job.keepsakes = keepsakes.all() + job.provider.keepsakes
         return candidates
 
     async def _attempt(

@@ -104,11 +104,13 @@ class Site(Field):
 
     # What is declared
 
-    def prepare(self, *, lifetime: float = 3600.0) -> None:
-        """Register the bot, and write its provider and its secret."""
+    def prepare(self, *, lifetime: float = 3600.0, timeout: str = "10s") -> None:
+        """Register the bot, and write its provider and its secret. ``timeout`` is that of a request to the issuer."""
         self.register(SECRET)
         self.issuer.service.settings.access_lifetime = lifetime
-        self.apply(self.provider(), self.secret("bot", secret=SECRET))
+        provider = self.provider()
+        provider["spec"]["limits"] = {"timeout": timeout}
+        self.apply(provider, self.secret("bot", secret=SECRET))
 
     def register(self, *secrets: str) -> None:
         """Have the issuer accept these secrets of the bot, and no others."""

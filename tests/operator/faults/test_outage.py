@@ -40,7 +40,7 @@ async def away(start_cluster: Callable[..., Cluster], tmp_path: Path) -> AsyncIt
 
 @pytest.mark.parametrize("names", [("first",), ("first", "second")], ids=["one", "two"])
 async def test_what_was_obtained_is_written_when_the_api_server_is_back(away: Site, names: tuple[str, ...]) -> None:
-    away.prepare(lifetime=OUTAGE)
+    away.prepare(lifetime=OUTAGE, timeout="120s")
     for name in ("asked-0", "asked-1", "idle-0", "idle-1"):
         away.apply(away.seed(name), away.seeded(name))
     away.apply(away.seed("asked-private"), away.seeded("asked-private", target={"type": "None"}))
