@@ -7,6 +7,7 @@ exchange under way. Its handlers (``on.event`` only) keep no state and write not
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -79,6 +80,8 @@ class ResourceWatch:
         self._times = times
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
+        self._end: Callable[[], object] = lambda: None
+        """Ends kopf, from any thread."""
         self._thread = threading.Thread(target=self._supervise, name="kopf", daemon=True)
 
     def start(self) -> None:
@@ -88,6 +91,8 @@ class ResourceWatch:
     async def stop(self) -> None:
         """End the watch; waits for kopf's own end."""
         self._stop.set()
+        with contextlib.suppress(RuntimeError):  # its loop may have ended by itself
+            self._end()
         await asyncio.to_thread(self._thread.join, 10.0)
 
     def _supervise(self) -> None:
@@ -99,6 +104,12 @@ class ResourceWatch:
             self._stop.wait(RESTART_PAUSE)
 
     async def _operate(self) -> None:
+        # A flag of this loop: for one of another thread kopf would keep a thread of its own waiting, and with it this
+        # loop, should kopf end by itself (as it does when a watch is answered 410 or 403).
+        ending, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._end = lambda: loop.call_soon_threadsafe(ending.set)
+        if self._stop.is_set():
+            return
         registry = kopf.OperatorRegistry()
         for kind in self._kinds:
             kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(self._forwarder(kind))
@@ -110,7 +121,7 @@ class ResourceWatch:
                 standalone=True,
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
-                stop_flag=self._stop,
+                stop_flag=ending,
             )
         finally:
             await asyncio.sleep(TLS_END)

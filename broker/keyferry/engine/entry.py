@@ -153,4 +153,4 @@ class Entry:
         )
 
 
-_DECLARED: Final = frozenset({"named_keys", "refusal", "busy", "care", "last_renewal"})
+_DECLARED: Final = frozenset({"named_keys", "refusal", "busy", "care", "last_renewal", "told_revision"})
