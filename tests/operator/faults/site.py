@@ -143,7 +143,7 @@ class Site(Field):
     def change(self, name: str, **spec: Any) -> None:
         self.patch(name, {"spec": spec})
 
-    def renew(self, value: str, *names: str) -> None:
+    def ask_renewal(self, value: str, *names: str) -> None:
         for name in names:
             self.patch(name, {"metadata": {"annotations": {"keyferry.dev/renew": value}}})
 

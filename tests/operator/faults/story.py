@@ -54,14 +54,14 @@ async def _begin(site: Site) -> None:
 
 
 async def _renew(site: Site) -> None:
-    site.renew("please", *DELETED)
+    site.ask_renewal("please", *DELETED)
     await site.until(lambda: site.ready(*DELETED, revision=2))
 
 
 async def _rotate(site: Site) -> None:
     """Change the client's secret at the issuer first: who is renewed meanwhile is refused, until the Secret follows."""
     site.register(LATER_SECRET)
-    site.renew("now", *MOVED)
+    site.ask_renewal("now", *MOVED)
     await site.until(lambda: _refused(site, *MOVED))
     site.apply(site.secret("bot", secret=LATER_SECRET))
     await site.until(lambda: site.ready(*MOVED, revision=1))

@@ -100,7 +100,7 @@ async def test_what_a_watch_left_out_is_noticed_by_the_sweep(site: Site) -> None
         site.delete("goes")
         site.apply(site.seed("new"), site.seeded("new"))
         site.change("changes", scopes=["read"])
-        site.renew("please", "stays")
+        site.ask_renewal("please", "stays")
         await site.until(lambda: site.ready("new") and site.ready("changes", "stays", revision=2))
         await site.until(lambda: "goes" not in site.states() and not site.states("gone"))
         provider = site.provider() | {"metadata": site.place("issuer")}
@@ -120,7 +120,7 @@ async def test_lists_of_yesterday_have_nothing_spent_or_revoked(site: Site) -> N
         yesterday = await asyncio.to_thread(site.faulty.version)
         site.delete("goes")
         await site.until(lambda: "goes" not in site.states() and not site.states("gone"))
-        site.renew("please", "stays", "person")
+        site.ask_renewal("please", "stays", "person")
         await site.until(lambda: site.ready("stays", "person", revision=2))
         site.apply(site.seed("new"), site.seeded("new"))
         await site.until(lambda: site.ready("new"))
@@ -133,7 +133,7 @@ async def test_lists_of_yesterday_have_nothing_spent_or_revoked(site: Site) -> N
     async with site.replica():
         await site.until(lambda: site.ready("new", "client") and site.ready("stays", "person", revision=2))
         await site.until(lambda: site.faulty.faults.left() == [])
-        site.renew("again", "new")
+        site.ask_renewal("again", "new")
         await site.until(lambda: site.ready("new", revision=2))
         await site.until(lambda: not site.states("gone") and set(site.states()) == {"stays", "person", "new"})
     after = site.sessions()

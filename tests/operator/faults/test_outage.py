@@ -51,7 +51,7 @@ async def test_what_was_obtained_is_written_when_the_api_server_is_back(away: Si
         await away.until(lambda: away.ready(*ASKED, *IDLE))
         away.issuer.pause()
         sent = _sent(away)
-        away.renew("now", *ASKED)
+        away.ask_renewal("now", *ASKED)
         await away.until(lambda: _sent(away) == sent + len(ASKED))
         await asyncio.to_thread(away.cluster.stop_apiserver)
         away.issuer.resume()

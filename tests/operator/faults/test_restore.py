@@ -72,7 +72,7 @@ async def test_private_state_of_yesterday_is_in_doubt(site: Site, running: bool)
     async with site.replica():
         await _begin(site)
         old = backup(site)
-        site.renew("please", *NAMES)
+        site.ask_renewal("please", *NAMES)
         await site.until(lambda: site.ready(*NAMES, revision=2))
         if running:
             put_back(site, old)
@@ -118,7 +118,7 @@ async def test_private_state_that_is_lost_does_not_have_its_seed_sent_again(site
         await _begin(site)
     for document in backup(site):
         site.cluster.api.delete(document)
-    site.renew("please", *NAMES)
+    site.ask_renewal("please", *NAMES)
     async with site.replica():
         await site.until(lambda: reasons(site, *NAMES) == {Reason.SEED_ALREADY_USED})
     assert site.sessions() == dict.fromkeys(NAMES, (1, False))
