@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from keyferry.engine import Level
 from keyferry.errors import Reason, RetryClass
 from keyferry.plan import Failure
+from keyferry.spec.target import TargetType
 from keyferry_operator.client import EVENTS, IDENTITIES
 from keyferry_operator.errors import ApiError
 
@@ -116,7 +117,8 @@ class ClusterReporter:
         if resource is None:
             return
         before = self._catalog.status.get(status.key, {})
-        secret = "" if self._catalog.keeps_token_private(status.key) else self._catalog.secret_key(status.key).name
+        private = resource.spec.target.type is TargetType.NONE
+        secret = "" if private else self._catalog.secret_key(status.key).name
         wanted = status_object(status, before, generation=resource.generation, secret=secret)
         wanted["lastHandledRenew"] = self._catalog.handled_renewals.get(status.key) or None
         if {key: value for key, value in before.items() if value is not None} == {

@@ -19,6 +19,8 @@ HOSTS = frozenset({"auth.example.org"})
 class Source:
     """Implements `keyferry.engine.ports.CredentialSource` from dictionaries."""
 
+    restricts_hosts = True
+
     def __init__(self) -> None:
         self.secrets: dict[tuple[str, str, str], bytes] = {}
         self.reason = Reason.SECRET_NOT_FOUND

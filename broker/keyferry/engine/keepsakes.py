@@ -25,6 +25,7 @@ class Keepsakes:
 
     def __init__(self, source: CredentialSource) -> None:
         self._source = source
+        self.restricts_hosts = source.restricts_hosts
         self._kept: dict[str, SecretValue] = {}
         self._size = 0
 
@@ -68,6 +69,7 @@ class Remembered:
 
     def __init__(self, source: CredentialSource, kept: tuple[tuple[str, SecretValue], ...]) -> None:
         self._source = source
+        self.restricts_hosts = source.restricts_hosts
         self._kept = dict(kept)
 
     async def secret(self, namespace: str, name: str, key: str, hosts: frozenset[str]) -> bytes:

@@ -192,10 +192,10 @@ class Site(Field):
     async def until(self, what: Callable[[], object], patience: float = PATIENCE) -> None:
         deadline = asyncio.get_running_loop().time() + patience
         while not await asyncio.to_thread(what):
-            assert asyncio.get_running_loop().time() < deadline, f"not in time; statuses: {self.told()}"
+            assert asyncio.get_running_loop().time() < deadline, f"not in time; statuses: {self.summary()}"
             await asyncio.sleep(0.3)
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return what the statuses say, for a person who wonders why a test failed."""
         return {
             name: [
