@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from typing import Final, final
 
@@ -31,7 +30,7 @@ class SecretValue:
 
         ``key`` must itself be secret, else a short secret could be guessed from its digest.
         """
-        return hmac.new(key, self._text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+        return hmac.digest(key, self._text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
     def __bool__(self) -> bool:
         return bool(self._text)

@@ -129,6 +129,7 @@ class Provider:
         """Work out once what each exchange wants to know."""
         self.named_keys = named_keys(resource.spec)
         self.named_configs = named_configs(resource.spec)
+        self._front = front_hosts(resource.spec)
         self.written_spec: dict[str, Any] = resource.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
         """The spec as it was written, for what outlives the resource."""
 
@@ -143,7 +144,7 @@ class Provider:
 
     def front(self) -> frozenset[str]:
         """Return the host that is asked first, before anything is known of the others."""
-        return front_hosts(self.resource.spec)
+        return self._front
 
     async def driver(self) -> HttpDriver:
         """Return the connections, with the CA and client certificate as they are now."""

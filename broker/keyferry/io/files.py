@@ -86,6 +86,13 @@ class Folder:
         folder = type(self)(os.dup(self._descriptor), self._root, self._below)
         return folder._descend(relative, create=create)  # noqa: SLF001 - of the same class
 
+    def new_subfolder(self, name: str) -> Self:
+        """Make and open a directory of which nothing is there yet. Raises ``PublishError``."""
+        below = f"{self._below}/{name}" if self._below else name
+        with _opening(self._root, below, create=True):
+            os.mkdir(name, 0o700, dir_fd=self._descriptor)
+            return type(self)(os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=self._descriptor), self._root, below)
+
     def _descend(self, relative: str, *, create: bool) -> Self:
         """Become the directory ``relative`` below; closed where that fails."""
         self._below = f"{self._below}/{relative}" if self._below else relative
@@ -347,16 +354,19 @@ def _step_down(descriptor: int, name: str, *, create: bool) -> int:
 
 
 def _write_new(folder: int, name: str, data: bytes, *, mode: int, fsync: bool) -> os.stat_result:
-    descriptor = os.open(name, _OPEN_NEW, 0o600, dir_fd=folder)
+    # Each write is synced by itself (O_SYNC): a call less than fsync, and every call costs a thread the interpreter.
+    descriptor = os.open(name, _OPEN_NEW | (os.O_SYNC if fsync else 0), 0o600, dir_fd=folder)
     try:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        # The umask may have taken bits away that the caller wants.
-        os.fchmod(descriptor, mode)
-        if fsync:
-            os.fsync(descriptor)
-        return os.fstat(descriptor)
+        status = os.fstat(descriptor)
+        if stat.S_IMODE(status.st_mode) != mode:  # the umask may have taken bits away that the caller wants
+            os.fchmod(descriptor, mode)
+            if fsync:
+                os.fsync(descriptor)
+            status = os.fstat(descriptor)
+        return status
     finally:
         os.close(descriptor)
 

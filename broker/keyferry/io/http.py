@@ -15,7 +15,7 @@ import contextlib
 import re
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import aiohttp
 import httpx
@@ -170,11 +170,12 @@ class HttpDriver:
         response = await transport.handle_async_request(outgoing)
         attempt.answered = True
         try:
-            encoding = response.headers.get("content-encoding", "identity")
-            if encoding != "identity":
+            # In one go: each look at httpx's own headers walks over all of them.
+            headers = dict(response.headers.items())
+            if headers.get("content-encoding", "identity") != "identity":
                 raise Ambiguous(f"{host}: the answer is compressed, which was not asked for", code="compressed")
             body = bytearray()
-            async for chunk in response.aiter_raw():
+            async for chunk in cast("httpx.AsyncByteStream", response.stream):
                 body += chunk
                 if len(body) > self._max_body:
                     raise Ambiguous(f"{host}: the answer is larger than {self._max_body} bytes", code="too_large")
@@ -182,7 +183,7 @@ class HttpDriver:
             # The answer is whole, or an error is on its way that must not be replaced by a lesser one.
             with contextlib.suppress(aiohttp.ClientError, httpx.HTTPError):
                 await response.aclose()
-        return HttpResponse(response.status_code, dict(response.headers), bytes(body))
+        return HttpResponse(response.status_code, headers, bytes(body))
 
     def _route(self, url: str) -> tuple[Target, httpx.URL]:
         """Check a URL; remember the outcome for those few that are requested all the time and hold no secret."""
@@ -209,7 +210,11 @@ class HttpDriver:
         if self._proxy is not None and self._proxy.authorization is not None and url.scheme == "http":
             # Without a tunnel the proxy reads the request itself.
             headers["proxy-authorization"] = self._proxy.authorization.reveal()
-        return httpx.Request(request.method, url, headers=headers, content=request.body, extensions=self._extensions)
+        outgoing = httpx.Request(
+            request.method, url, headers=headers, stream=httpx.ByteStream(request.body), extensions=self._extensions
+        )
+        outgoing.read()  # with the body known, the connection sets Host and Content-Length
+        return outgoing
 
     def _transport(self, ssl_context: ssl.SSLContext, max_connections: int, *, reuse: bool) -> AiohttpTransport:
         connector = aiohttp.TCPConnector(

@@ -28,7 +28,7 @@ def new_folder(parent: Folder, name: str) -> Iterator[Folder]:
     temporary = temporary_name()
     place = parent.path / name
     try:
-        with parent.subfolder(temporary) as folder:
+        with parent.new_subfolder(temporary) as folder:
             folder.path = place  # an error names the place that people know
             yield folder
         try:

@@ -67,6 +67,8 @@ class ProviderMetadata:
 
     def for_client(self, client: ClientAuth) -> ProviderMetadata:
         """Return the metadata as ``client`` must use it: with the mTLS aliases where it shows a certificate."""
+        if not self.mtls_endpoint_aliases:
+            return self
         if not isinstance(client, TlsClientAuth):
             return dataclasses.replace(self, mtls_endpoint_aliases={})
         return _with_endpoints(self, self.mtls_endpoint_aliases, aliases={})

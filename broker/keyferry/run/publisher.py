@@ -117,6 +117,8 @@ class FilePublisher:
 
         Costs one short read and a stat for each file; a file is read only where its stat is not as recorded.
         """
+        if not os.path.lexists(f"{self._out}/{key}"):  # before the first token: cheaper than to open what is above it
+            return None
         try:
             with Folder.open(self._out, key.namespace, create=False) as namespace:
                 return self._observe(namespace, key)
