@@ -36,6 +36,9 @@ TOKEN_LIFE: Final = 60.0
 
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
+JSON: Final = "application/json"
+METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+"""Asks for an object's metadata alone, where its content is known."""
 ADVICE: Final = "The chart's roles allow it; where you wrote your own, see docs/install.md"
 """What helps where a right is missing."""
 SELF_REVIEW: Final = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
@@ -119,7 +122,15 @@ class KubeClient:
     async def pages(
         self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Object]:
-        """Yield the objects of a kind, page by page."""
+        """Yield the objects of a kind, of which no more than a page is in memory."""
+        async for _, items in self.listing(kind, namespace, labels=labels, fields=fields):
+            for item in items:
+                yield item
+
+    async def listing(
+        self, kind: Kind, namespace: str | None, *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[tuple[str, list[Object]]]:
+        """Yield the objects of a kind, page by page, each with the version from which a watch goes on."""
         query = {"limit": str(PAGE)}
         if labels:
             query["labelSelector"] = labels
@@ -127,25 +138,10 @@ class KubeClient:
             query["fieldSelector"] = fields
         while True:
             page = await self._request("GET", kind.path(namespace), query=query)
-            for item in page.get("items", ()):
-                yield item
-            rest = page.get("metadata", {}).get("continue")
-            if not rest:
-                return
-            query["continue"] = rest
-
-    async def listing(self, kind: Kind, namespace: str | None, *, labels: str = "") -> tuple[str, dict[str, Object]]:
-        """Return all objects of a kind by uid, and the version from which a watch goes on."""
-        query = {"limit": str(PAGE)}
-        if labels:
-            query["labelSelector"] = labels
-        found: dict[str, Object] = {}
-        while True:
-            page = await self._request("GET", kind.path(namespace), query=query)
-            found.update({item["metadata"]["uid"]: item for item in page.get("items", ())})
             metadata = page.get("metadata", {})
+            yield str(metadata.get("resourceVersion", "")), page.get("items", [])
             if not metadata.get("continue"):
-                return str(metadata.get("resourceVersion", "")), found
+                return
             query["continue"] = metadata["continue"]
 
     async def create(
@@ -178,10 +174,19 @@ class KubeClient:
         )
 
     async def merge(
-        self, kind: Kind, namespace: str | None, name: str, patch: Object, *, subresource: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None,
+        name: str,
+        patch: Object,
+        *,
+        subresource: str = "",
+        metadata_only: bool = False,
     ) -> Object:
-        """Merge-patch an object (RFC 7386)."""
-        return await self._request("PATCH", kind.path(namespace, name, subresource), body=patch, content_type=MERGE)
+        """Merge-patch an object (RFC 7386); return it, or with ``metadata_only`` no more than its metadata."""
+        path = kind.path(namespace, name, subresource)
+        accept = METADATA if metadata_only else JSON
+        return await self._request("PATCH", path, body=patch, content_type=MERGE, accept=accept)
 
     async def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str = "", version: str = "") -> bool:
         """Delete an object, where given only that of this uid and version; False where it was not there."""
@@ -248,15 +253,17 @@ class KubeClient:
         *,
         body: Object | None = None,
         query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
         tries: int = TRIES,
         token: SecretValue | None = None,
     ) -> Object:
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        headers = {**self._headers(content_type if data else "", token), "Accept": accept}
         what = path.rsplit("/namespaces/", maxsplit=1)[-1]
         for attempt in range(1, tries + 1):
             try:
-                return await self._once(verb, path, data, query, self._headers(content_type if data else "", token))
+                return await self._once(verb, path, data, query, headers)
             except ApiError as error:
                 if attempt == tries or (error.status and error.status not in _RETRIED):
                     why = missing_right(verb, path) if error.forbidden else f"{verb} {what}: {error.message}"

@@ -14,6 +14,7 @@ from keyferry.secret import SecretValue
 from keyferry_operator.client import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
 from keyferry_operator.consent import objection
 from keyferry_operator.errors import ApiError
+from keyferry_operator.reads import SharedReads
 
 if TYPE_CHECKING:
     from keyferry_operator.client import Kind, KubeClient, Object
@@ -25,6 +26,9 @@ AUDIENCE_LIFE: Final = 3600.0
 
 TITLES: Final = {"secret": "Secret", "serviceaccount": "ServiceAccount"}
 """From what kubectl takes to what people read."""
+SHARED_FOR: Final = 1.0
+"""Seconds for which what was read serves all who ask: thousands of identities use the Secret of one client. A change
+that the watch tells of ends it at once; one that it does not tell of (a ServiceAccount's) is late by no more."""
 
 
 @final
@@ -41,6 +45,7 @@ class ClusterCredentials:
         self._allow_tokens = allow_service_account_tokens
         self._foreign_until: dict[str, float] = {}
         """Audiences that the API server does not accept, and until when that is believed."""
+        self._reads: SharedReads[tuple[Kind, str, str], Object | None] = SharedReads(SHARED_FOR)
 
     async def secret(self, namespace: str, name: str, key: str, hosts: frozenset[str]) -> bytes:
         """Return one key of a labelled Secret, for the hosts that it names."""
@@ -107,9 +112,14 @@ class ClusterCredentials:
             self._foreign_until[audience] = now + AUDIENCE_LIFE
         return accepted
 
+    def forget(self, namespace: str, name: str) -> None:
+        """Read what has this name anew from now on: it changed."""
+        for kind in (SECRETS, CONFIG_MAPS, SERVICE_ACCOUNTS):
+            self._reads.forget((kind, namespace, name))
+
     async def _get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         try:
-            return await self._client.get(kind, namespace, name)
+            return await self._reads.get((kind, namespace, name), lambda: self._client.get(kind, namespace, name))
         except ApiError as error:
             raise _unavailable(error) from None
 

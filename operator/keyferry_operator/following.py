@@ -10,7 +10,7 @@ from keyferry.engine.credentials import Reference
 from keyferry.errors import KeyferryError
 from keyferry.model import ObjectKey
 from keyferry.spec.identity import ProviderKind
-from keyferry.spec.resources import load_object
+from keyferry.spec.resources import Sharing, load_object
 from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, NAMESPACES, PROVIDERS, SECRETS
 from keyferry_operator.errors import ApiError
 from keyferry_operator.names import CREDENTIAL_LABEL, MANAGED_LABEL
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from keyferry.record import Versioned
     from keyferry.spec.resources import Loaded
     from keyferry_operator.admission import Admission
-    from keyferry_operator.catalog import Catalog
+    from keyferry_operator.catalog import Catalog, SeenSecret
     from keyferry_operator.client import Kind, KubeClient, Object
+    from keyferry_operator.credentials import ClusterCredentials
     from keyferry_operator.provider_status import ProviderReporter
     from keyferry_operator.publish import SecretPublisher
 
@@ -51,6 +52,7 @@ class Follower:
         publisher: SecretPublisher,
         admission: Admission,
         providers: ProviderReporter,
+        credentials: ClusterCredentials,
         login: Callable[[], kopf.ConnectionInfo],
         *,
         namespace: str,
@@ -68,6 +70,8 @@ class Follower:
         self._publisher = publisher
         self._admission = admission
         self._providers = providers
+        self._credentials = credentials
+        self._sharing = Sharing()
         self._login = login
         self._namespace = namespace
         self._watch_namespaces = watch_namespaces
@@ -133,10 +137,12 @@ class Follower:
                 for kind in self._kinds():
                     for namespace in self._where(kind):
                         async for body in self._client.pages(kind, namespace):
-                            self._declare(kind, body)
+                            self._declare(kind, body, listed=True)
                 for namespace in self._where(SECRETS):
                     async for body in self._client.pages(SECRETS, namespace, labels=f"{MANAGED_LABEL}=true"):
                         self._publisher.see(body)
+                    async for body in self._client.pages(SECRETS, namespace, labels=f"{CREDENTIAL_LABEL}=true"):
+                        self._catalog.credentials[_key(body)] = body["metadata"]["resourceVersion"]
             except ApiError as error:
                 log.warning("the resources could not be listed yet: %s", error)
                 await asyncio.sleep(LIST_PAUSE)
@@ -184,7 +190,7 @@ class Follower:
                 elif change.deleted:
                     self._gone(change.kind, change.body)
                 else:
-                    self._changed(change.kind, change.body)
+                    self._changed(change.kind, change.body, listed=change.listed)
                     if change.listed:
                         self._sweep.listed(change.kind, _key(change.body))
             except KeyferryError as error:
@@ -192,16 +198,19 @@ class Follower:
             except Exception as error:  # noqa: BLE001 - one object that we do not understand must not stop the others
                 log.error("unexpected %s while a change was taken in", type(error).__name__)  # noqa: TRY400 - nor show it
 
-    def _changed(self, kind: Kind, body: Object) -> None:
+    def _changed(self, kind: Kind, body: Object, *, listed: bool) -> None:
         key, uid = _key(body), str(body["metadata"]["uid"])
         if kind is IDENTITIES and self._catalog.uid_of(key) not in ("", uid):
             self._gone(kind, {"metadata": {**body["metadata"], "uid": self._catalog.uid_of(key)}})
-        self._declare(kind, body)
+        if kind is IDENTITIES and self._catalog.knows_spec(key, body["metadata"]):
+            self._tell_status(key, elsewhere=self._see_status(key, body, listed=listed))
+        else:
+            self._declare(kind, body, listed=listed)
         if kind is IDENTITIES:
             self._renewals.see(key, body)
 
-    def _declare(self, kind: Kind, body: Object) -> None:
-        loaded: Loaded = load_object(body, cluster_namespace=self._namespace)
+    def _declare(self, kind: Kind, body: Object, *, listed: bool) -> None:
+        loaded: Loaded = load_object(body, cluster_namespace=self._namespace, sharing=self._sharing)
         for problem in loaded.problems:
             log.warning("%s", problem)
         for provider in loaded.providers:
@@ -210,21 +219,28 @@ class Follower:
             self._declare_provider(self._provider_key(kind, _key(body)), body, loaded)
         for identity in loaded.identities:
             self._catalog.identities[identity.key] = identity
-            status = dict(body.get("status") or {})
-            before = self._catalog.status.get(identity.key, {})
-            self._catalog.status[identity.key] = status
-            handled = str(status.get("lastHandledRenew") or "")
-            if self._engine.looks_after(identity.key):
-                self._catalog.handled_renewals.setdefault(identity.key, handled)
-            else:
-                self._catalog.handled_renewals[identity.key] = handled
+            issued = self._see_status(identity.key, body, listed=listed)
             self._engine.declare_identity(identity)
-            self._engine.note_revision(identity.key, int(status.get("revision") or 0))
-            elsewhere = not self._engine.looks_after(identity.key)
-            if elsewhere and status.get("revision") != before.get("revision"):
-                self._engine.issued_elsewhere(identity.key)
+            self._tell_status(identity.key, elsewhere=issued)
         if loaded.problems and kind is IDENTITIES:
             self._engine.refuse_identity(_key(body), loaded.problems[0].as_error())
+
+    def _see_status(self, key: ObjectKey, body: Object, *, listed: bool) -> bool:
+        """Take in an identity's status; tell whether another replica, which looks after it, has issued a token."""
+        before = self._catalog.status_of(key)
+        self._catalog.see_status(key, body, listed=listed)
+        status = self._catalog.status_of(key)
+        handled = str(status.get("lastHandledRenew") or "")
+        if self._engine.looks_after(key):
+            self._catalog.handled_renewals.setdefault(key, handled)
+            return False
+        self._catalog.handled_renewals[key] = handled
+        return bool(status.get("revision") != before.get("revision"))
+
+    def _tell_status(self, key: ObjectKey, *, elsewhere: bool) -> None:
+        self._engine.note_revision(key, int(self._catalog.status_of(key).get("revision") or 0))
+        if elsewhere:
+            self._engine.issued_elsewhere(key)
 
     def _gone(self, kind: Kind, body: Object) -> None:
         key = _key(body)
@@ -233,7 +249,7 @@ class Follower:
                 return
             self._engine.dismiss_identity(key, self._catalog.uid_of(key))
             self._catalog.identities.pop(key, None)
-            self._catalog.status.pop(key, None)
+            self._catalog.forget_status(key)
             self._renewals.forget(key)
             return
         provider = self._provider_key(kind, key)
@@ -257,29 +273,49 @@ class Follower:
             self._engine.recheck_namespace(change.body["metadata"]["name"])
 
     def _reference_changed(self, reference: Reference) -> None:
+        self._credentials.forget(reference.namespace, reference.name)
         self._engine.credentials_changed([reference])
         self._providers.look(self._engine.roster.providers_trusting(reference))
 
     def _secret_changed(self, change: Change) -> None:
-        key = _key(change.body)
-        labels = change.body["metadata"].get("labels") or {}
-        if MANAGED_LABEL in labels or key in self._catalog.secrets:
-            before = self._catalog.secrets.get(key)
+        key, metadata = _key(change.body), change.body["metadata"]
+        version = metadata["resourceVersion"]
+        uid = metadata["uid"]
+        if self._catalog.knows_secret(key, uid, version, deleted=change.deleted, listed=change.listed):
+            return
+        if MANAGED_LABEL in (metadata.get("labels") or {}) or key in self._catalog.secrets:
+            self._managed_changed(key, change)
+        elif change.deleted or self._catalog.credentials.get(key) != version:
             if change.deleted:
-                self._catalog.secrets.pop(key, None)
-                seen = before
+                self._catalog.credentials.pop(key, None)
             else:
-                seen = self._publisher.see(change.body)
-            if (
-                seen is not None
-                and seen.identity is not None
-                and (change.deleted or seen.published is None or not seen.published.intact)
-            ):
-                self._engine.republish(seen.identity)
-            elif before is not None and before.identity is not None and before != seen:
-                self._engine.republish(before.identity)
-        else:
+                self._catalog.credentials[key] = version
             self._reference_changed(Reference(key.namespace, key.name))
+
+    def _managed_changed(self, key: ObjectKey, change: Change) -> None:
+        """Have put right what somebody changed or deleted, also where it cannot be told any more whose it was."""
+        before = self._catalog.secrets.get(key)
+        seen = self._catalog.discard(key) if change.deleted else self._publisher.see(change.body)
+        if (
+            seen is not None
+            and seen.identity is not None
+            and (change.deleted or seen.published is None or not seen.published.intact)
+        ):
+            self._engine.republish(seen.identity)
+        elif before is not None and before.identity is not None and before != seen and not self._is_current(seen):
+            self._engine.republish(before.identity)
+
+    def _is_current(self, seen: SeenSecret | None) -> bool:
+        """Tell whether a Secret is what the engine publishes now: its own write, told of before it was answered."""
+        if seen is None or seen.identity is None or seen.published is None or not seen.published.intact:
+            return False
+        entry = self._engine.roster.entries.get(seen.identity)
+        shown = seen.published
+        return entry is not None and (shown.uid, shown.revision, shown.files_hash) == (
+            entry.uid,
+            entry.revision,
+            entry.files_hash,
+        )
 
 
 def _key(body: Object) -> ObjectKey:

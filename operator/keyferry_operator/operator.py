@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from keyferry.engine import Engine, EngineSettings, Ports
 from keyferry.errors import KeyferryError
 from keyferry.io.clock import SystemClock
+from keyferry.run.memory import building, settle
 from keyferry_operator.addresses import Addresses
 from keyferry_operator.admission import Admission
 from keyferry_operator.catalog import Catalog
@@ -129,14 +130,15 @@ class Operator:
         self._publisher = SecretPublisher(self.client, self.catalog, key=key, origin=origin, toucher=self._toucher)
         addresses = Addresses(settings.installation, allowed=settings.allowed_hosts, proxy=settings.proxy)
         admission = Admission(settings.installation.targets, settings.watch_namespaces)
+        credentials = ClusterCredentials(
+            self.client,
+            api_audiences=settings.api_audiences,
+            allow_service_account_tokens=settings.service_account_tokens,
+        )
         ports = Ports(
             store=self._store,
             escrow=self._escrow,
-            credentials=ClusterCredentials(
-                self.client,
-                api_audiences=settings.api_audiences,
-                allow_service_account_tokens=settings.service_account_tokens,
-            ),
+            credentials=credentials,
             publisher=self._publisher,
             reporter=self.reporter,
             clock=SystemClock(),
@@ -163,6 +165,7 @@ class Operator:
             ProviderReporter(
                 self.client, self.engine.survey, asks=not settings.suspend_all, is_ours=self.engine.holds_provider
             ),
+            credentials,
             self._login,
             namespace=settings.namespace,
             watch_namespaces=settings.watch_namespaces,
@@ -214,8 +217,10 @@ class Operator:
 
     async def run(self) -> None:
         """Work on a fair share of the shards until ``stop`` is called; what is being spent then is finished first."""
-        if not await done_before(self._follower.read_all(), self._stop_asked):
-            return
+        with building():
+            if not await done_before(self._follower.read_all(), self._stop_asked):
+                return
+        settle(len(self.catalog.identities))
         self._listed = True
         watch = self._follower.watch()
         watch.start()

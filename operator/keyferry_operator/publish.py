@@ -85,9 +85,9 @@ class SecretPublisher:
 
     async def withdraw(self, key: ObjectKey, uid: str) -> None:
         """Delete the identity's Secrets; when the identity itself is gone, the garbage collector does so as well."""
-        for place, seen in list(self._catalog.secrets.items()):
-            if seen.identity == key and seen.published is not None and seen.published.uid == uid:
-                await self._delete(place, seen)
+        for seen in self._catalog.secrets_of(key):
+            if seen.published is not None and seen.published.uid == uid:
+                await self._delete(seen.key, seen)
 
     def see(self, body: Object) -> SeenSecret:
         """Take in a managed Secret as it is now; keep no value of it."""
@@ -122,7 +122,7 @@ class SecretPublisher:
             published=published,
             record=record,
         )
-        self._catalog.secrets[place] = seen
+        self._catalog.put(seen)
         return seen
 
     async def _create(self, resource: IdentityResource, place: ObjectKey, body: Object) -> Object:
@@ -139,7 +139,7 @@ class SecretPublisher:
             return await self._apply(resource, seen, body)
         except PublishError:
             if MANAGED_LABEL not in (there["metadata"].get("labels") or {}):
-                self._catalog.secrets.pop(place, None)  # no watch would tell that it is gone
+                self._catalog.discard(place)  # no watch would tell that it is gone
             raise
 
     async def _apply(self, resource: IdentityResource, seen: SeenSecret, body: Object) -> Object:
@@ -165,7 +165,7 @@ class SecretPublisher:
         """See a Secret that is not what we took it for: the watch may be late, or tell nothing."""
         there = await self._there(place)
         if there is None:
-            self._catalog.secrets.pop(place, None)
+            self._catalog.discard(place)
         else:
             self.see(there)
 
@@ -202,9 +202,9 @@ class SecretPublisher:
 
     async def _remove_old(self, resource: IdentityResource, place: ObjectKey) -> None:
         """Delete the Secret of an earlier ``target.secretName``, now that the new one is there."""
-        for other, seen in list(self._catalog.secrets.items()):
-            if other != place and seen.owner == resource.uid and seen.identity == resource.key:
-                await self._delete(other, seen)
+        for seen in self._catalog.secrets_of(resource.key):
+            if seen.key != place and seen.owner == resource.uid:
+                await self._delete(seen.key, seen)
 
     async def _delete(self, place: ObjectKey, seen: SeenSecret) -> None:
         try:
@@ -214,7 +214,7 @@ class SecretPublisher:
             there = await self._there(place) if error.conflict else None
             if not error.conflict or (there is not None and there["metadata"]["uid"] == seen.uid):
                 raise PublishError(f"Secret {place} cannot be deleted: {error.message}") from None
-        self._catalog.secrets.pop(place, None)
+        self._catalog.discard(place)
 
     async def _there(self, place: ObjectKey) -> Object | None:
         try:

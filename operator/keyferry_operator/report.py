@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, final
@@ -34,6 +35,10 @@ WRITE_PAUSE: Final = 2.0
 FORBIDDEN_PAUSE: Final = 30.0
 """The same where a right is missing: people give it, and they take longer."""
 LONGEST_NOTE: Final = 1000
+GOOD_NEWS: Final = 100
+"""Events of level info that may come at once, when ten thousand identities get their first token: the statuses and
+the log tell of each, and Events are kept for an hour by the same etcd."""
+GOOD_NEWS_PER_SECOND: Final = 5.0
 QUIET: Final = frozenset({"renewed", "session_renewed", "published"})
 """Events that happen all the time and are told by the status alone."""
 
@@ -48,6 +53,7 @@ class ClusterReporter:
         self._instance = instance
         self._dirty: dict[ObjectKey, IdentityStatus] = {}
         self._events: asyncio.Queue[Event] = asyncio.Queue(maxsize=1000)
+        self._good_news = LeakyCount(GOOD_NEWS, GOOD_NEWS_PER_SECOND)
         self._wake = asyncio.Event()
         self._troubles: set[str] = set()
         """Namespaces in which the last status could not be written."""
@@ -73,6 +79,9 @@ class ClusterReporter:
             log.log(_LEVELS[event.level], "%s: %s: %s", event.key or "-", event.reason, event.message)
         if event.key is None or event.event in QUIET or event.level is Level.DEBUG:
             return
+        crowded = self._events.qsize() >= GOOD_NEWS
+        if event.level is Level.INFO and (crowded or not self._good_news.admits(time.monotonic())):
+            return
         try:
             self._events.put_nowait(event)
         except asyncio.QueueFull:
@@ -83,7 +92,7 @@ class ClusterReporter:
 
     async def failures(self) -> Mapping[ObjectKey, Failure]:
         """Return the failures that the statuses hold."""
-        found = {key: _failure(status) for key, status in self._catalog.status.items()}
+        found = {key: _failure(status) for key, status in self._catalog.statuses()}
         return {key: failure for key, failure in found.items() if failure is not None}
 
     async def run(self) -> None:
@@ -106,17 +115,21 @@ class ClusterReporter:
             while self._dirty:
                 key = next(iter(self._dirty))
                 status = self._dirty.pop(key)
-                task = asyncio.create_task(self._write(status))
+                wanted = self._wanted(status)
+                if wanted is None:
+                    continue
+                task = asyncio.create_task(self._write(status, wanted))
                 busy.add(task)
                 task.add_done_callback(busy.discard)
                 if len(busy) >= WRITERS:
                     await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _write(self, status: IdentityStatus) -> None:
+    def _wanted(self, status: IdentityStatus) -> dict[str, Any] | None:
+        """Return what is to be written; None where nothing would change."""
         resource = self._catalog.identities.get(status.key)
         if resource is None:
-            return
-        before = self._catalog.status.get(status.key, {})
+            return None
+        before = self._catalog.status_of(status.key)
         private = resource.spec.target.type is TargetType.NONE
         secret = "" if private else self._catalog.secret_key(status.key).name
         wanted = status_object(status, before, generation=resource.generation, secret=secret)
@@ -124,21 +137,28 @@ class ClusterReporter:
         if {key: value for key, value in before.items() if value is not None} == {
             key: value for key, value in wanted.items() if value is not None
         }:
+            return None
+        return wanted
+
+    async def _write(self, status: IdentityStatus, wanted: dict[str, Any]) -> None:
+        resource = self._catalog.identities.get(status.key)
+        if resource is None:
             return
         try:
-            await self._client.merge(
+            made = await self._client.merge(
                 IDENTITIES,
                 status.key.namespace,
                 status.key.name,
                 {"metadata": {"uid": resource.uid}, "status": wanted},
                 subresource="status",
+                metadata_only=True,
             )
         except ApiError as error:
             if not error.not_found and not error.conflict:  # else it is gone, or another one has its name
                 self._write_later(status, error)
             return
         self._troubles.discard(status.key.namespace)
-        self._catalog.status[status.key] = wanted
+        self._catalog.wrote_status(status.key, wanted, made["metadata"])
 
     def _write_later(self, status: IdentityStatus, error: ApiError) -> None:
         """Try again in a while, and say why once: what keeps one status of a namespace from us keeps all of them."""
@@ -174,6 +194,26 @@ class ClusterReporter:
             await self._client.create(EVENTS, event.key.namespace, body)
         except ApiError as error:
             log.warning("an Event for %s could not be written: %s", event.key, error)
+
+
+@final
+class LeakyCount:
+    """Admits up to ``most`` at once, and ``rate`` a second after that. Times are seconds of one clock."""
+
+    def __init__(self, most: float, rate: float) -> None:
+        self._most = most
+        self._rate = rate
+        self._level = 0.0
+        self._at = 0.0
+
+    def admits(self, now: float) -> bool:
+        """Tell whether there is room for one more, and count it."""
+        self._level = max(0.0, self._level - (now - self._at) * self._rate)
+        self._at = now
+        if self._level + 1 > self._most:
+            return False
+        self._level += 1
+        return True
 
 
 _LEVELS: Final = {

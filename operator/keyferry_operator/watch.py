@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 
 import kopf
 
-from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, PROVIDERS, Kind
+from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, PAGE, PROVIDERS, Kind
 from keyferry_operator.errors import ApiError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Change:
     deleted: bool
     body: Object
     listed: bool = False
-    """It was in the list with which a watch begins."""
+    """It is from a list, which tells how things are; a watch may tell late how they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class ResourceWatch:
             self._stop.wait(RESTART_PAUSE)
 
     async def _operate(self) -> None:
+        logging.getLogger("kopf._core.reactor.running").addFilter(_not_of_signals)
         # A flag of this loop: for one of another thread kopf would keep a thread of its own waiting, and with it this
         # loop, should kopf end by itself (as it does when a watch is answered 410 or 403).
         ending, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -126,21 +128,39 @@ class ResourceWatch:
         finally:
             await asyncio.sleep(TLS_END)
 
-    def _forwarder(self, kind: Kind) -> Callable[..., None]:
-        def forward(type: str | None, body: Any, **_: Any) -> None:  # noqa: A002 - kopf names it so
-            # The handler runs in kopf's thread; the body is a live view there, so a plain copy is handed over.
-            change = Change(kind, type == "DELETED", _plain(body), listed=type is None)
-            self._loop.call_soon_threadsafe(self._handler, change)
+    def _forwarder(self, kind: Kind) -> Callable[..., Awaitable[None]]:
+        # Not a plain function, which kopf would run in yet another thread.
+        async def forward(event: kopf.RawEvent, **_: Any) -> None:
+            # The parsed JSON itself: kopf only reads it, and what it wraps it in is a view for its own thread.
+            self._loop.call_soon_threadsafe(self._handler, _change(kind, event))
 
         return forward
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "items"):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+def _change(kind: Kind, event: kopf.RawEvent) -> Change:
+    kind_of_event = event["type"]  # None: kopf's own list
+    return Change(kind, kind_of_event == "DELETED", cast("Object", event["object"]), listed=kind_of_event is None)
+
+
+def _not_of_signals(record: logging.LogRecord) -> bool:
+    """Leave out that kopf does not mind the process's signals, which is as it should be and would worry people."""
+    return not record.getMessage().startswith("OS signals are ignored")
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Keeps kopf from copying each object to compare it with itself: ``on.event`` asks for no differences."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> Any:
+        """Return nothing to compare."""
+        del body, extra_fields
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        """Return nothing to compare with."""
+        del body
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Store nothing."""
 
 
 def _settings(times: WatchTimes) -> kopf.OperatorSettings:
@@ -152,12 +172,14 @@ def _settings(times: WatchTimes) -> kopf.OperatorSettings:
     settings.watching.server_timeout = 600
     settings.watching.client_timeout = 630
     settings.watching.inactivity_timeout = times.inactivity
-    settings.queueing.idle_timeout = 1
+    settings.watching.chunk_size = PAGE  # ten thousand parsed objects at once are 200 MB
+    settings.queueing.idle_timeout = 0.1  # until then each object has a task, and is kept by it
     settings.queueing.worker_limit = None
     settings.scanning.disabled = True
     settings.peering.standalone = True
     settings.posting.enabled = False
     settings.persistence.finalizer = ""
+    settings.persistence.diffbase_storage = _NoDiffs()
     return settings
 
 
@@ -187,7 +209,7 @@ class Reflector:
         self._handler = handler
         self._times = times
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
-        self._known: dict[str | None, dict[str, Object]] = {namespace: {} for namespace in self._namespaces}
+        self._known: dict[str | None, dict[str, _Head]] = {namespace: {} for namespace in self._namespaces}
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -210,14 +232,18 @@ class Reflector:
                 await asyncio.sleep(next(pauses))
 
     async def _list(self, namespace: str | None) -> str:
-        version, found = await self._client.listing(self._kind, namespace, labels=self._labels)
-        known = self._known[namespace]
-        for uid in known.keys() - found.keys():
-            self._handler(Change(self._kind, deleted=True, body=known.pop(uid)))
-        for uid, body in found.items():
-            known[uid] = _head(body)
-            self._handler(Change(self._kind, deleted=False, body=body))
-        return version
+        known, before = self._known[namespace], self._known[namespace].copy()
+        since = ""
+        async for version, page in self._client.listing(self._kind, namespace, labels=self._labels):
+            for body in page:
+                before.pop(body["metadata"]["uid"], None)
+                known[body["metadata"]["uid"]] = _Head.of(body)
+                self._handler(Change(self._kind, deleted=False, body=body, listed=True))
+            since = version
+        for uid, head in before.items():
+            del known[uid]
+            self._handler(Change(self._kind, deleted=True, body=head.body(uid)))
+        return since
 
     async def _watch(self, namespace: str | None, version: str) -> str:
         known = self._known[namespace]
@@ -236,16 +262,25 @@ class Reflector:
             if deleted:
                 known.pop(uid, None)
             else:
-                known[uid] = _head(body)
+                known[uid] = _Head.of(body)
             self._handler(Change(self._kind, deleted=deleted, body=body))
         return version
 
 
-def _head(body: Object) -> Object:
-    """Return what is needed to tell of an object's end: nothing of its content."""
-    metadata = body["metadata"]
-    return {
-        "metadata": {
-            name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion") if name in metadata
+class _Head(NamedTuple):
+    """What is needed to tell of an object's end: nothing of its content."""
+
+    namespace: str
+    name: str
+    version: str
+
+    @classmethod
+    def of(cls, body: Object) -> Self:
+        metadata = body["metadata"]
+        return cls(sys.intern(metadata.get("namespace", "")), metadata["name"], metadata["resourceVersion"])
+
+    def body(self, uid: str) -> Object:
+        """Return as much of the object as is known."""
+        return {
+            "metadata": {"namespace": self.namespace, "name": self.name, "resourceVersion": self.version, "uid": uid}
         }
-    }

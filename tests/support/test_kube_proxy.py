@@ -91,8 +91,8 @@ def test_a_user_stays_who_they_are(cluster: Cluster, proxy: KubeProxy, namespace
 
 
 async def test_our_client_reads_writes_and_watches(client: KubeClient, namespace: str) -> None:
-    version, found = await client.listing(SECRETS, namespace, labels="of=tests")
-    assert found == {}
+    ((version, found),) = [page async for page in client.listing(SECRETS, namespace, labels="of=tests")]
+    assert found == []
     events = client.watch(SECRETS, namespace, labels="of=tests", version=version, seconds=60)
     made = await client.create(SECRETS, namespace, secret(namespace))
     async with asyncio.timeout(PATIENCE):
@@ -179,7 +179,7 @@ async def test_a_list_of_yesterday(client: KubeClient, proxy: KubeProxy, namespa
 
 async def _watched(client: KubeClient, namespace: str, names: list[str]) -> list[str]:
     """Make Secrets and return what a watch tells of them until it ends, in short."""
-    version, _ = await client.listing(SECRETS, namespace, labels="of=tests")
+    ((version, _),) = [page async for page in client.listing(SECRETS, namespace, labels="of=tests")]
     told: list[str] = []
 
     async def follow() -> None:
