@@ -49,8 +49,9 @@ format: $(VENV)/.tools ## Bring the sources into form
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(VENV)/.tools ## Measure the engine with 10,000 identities
+bench: $(VENV)/.tools ## Measure the engine and the operator with 10,000 identities each
 	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.operator
 
 clean: ## Remove what the targets made here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
