@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from keyferry.client_auth import NoAuthentication
-from keyferry.engine.clients import (
-    JWT_TYPE,
-    asserts_afresh,
-    client_candidates,
-    hidden_id,
-    presents_fresh_token,
-    subject_token,
-    token_type_of,
-    value,
-)
+from keyferry.engine.attempt import Attempts
+from keyferry.engine.clients import asserts_afresh, presents_fresh_token
 from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
-from keyferry.engine.keepsakes import Keepsakes
 from keyferry.engine.seeds import reserve_seed, set_aside, with_previous, with_seed
 from keyferry.errors import (
     AnswerError,
@@ -36,39 +27,21 @@ from keyferry.io.http import drive
 from keyferry.ledger import Spend
 from keyferry.plan import Route, route
 from keyferry.providers.revocation import TokenTypeHint, revoke
-from keyferry.record import Binding, Record, Versioned
 from keyferry.spec.provider import Rotation
 
 if TYPE_CHECKING:
-    from keyferry.client_auth import ClientAuth
-    from keyferry.engine.apply import Context
+    from keyferry.engine.attempt import Attempt
     from keyferry.engine.clients import IdentityTokens
-    from keyferry.engine.credentials import CredentialReader
     from keyferry.engine.job import Job
     from keyferry.engine.ports import Ports
-    from keyferry.grants.inputs import SubjectToken
     from keyferry.ledger import Ledger
     from keyferry.model import Exchange, TokenSet
-    from keyferry.providers.metadata import ProviderMetadata
+    from keyferry.record import Record, Versioned
     from keyferry.secret import SecretValue
-    from keyferry.spec.common import Subject
-    from keyferry.spec.provider import Client, OAuthProvider
 
 
 SUBJECT_REFUSED: Final = frozenset({"invalid_grant", "invalid_request", "invalid_token"})
 """How providers refuse a subject token or an assertion (RFC 8693 2.2.2, RFC 7523 3.1; Keycloak uses all three)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """All that one try with one client candidate needs."""
-
-    job: Job
-    oauth: OAuthProvider
-    metadata: ProviderMetadata
-    client: ClientAuth
-    inputs: GrantInputs
-    context: Context
 
 
 class OAuthExchanger:
@@ -77,7 +50,7 @@ class OAuthExchanger:
     def __init__(self, ports: Ports, ledger: Ledger, tokens: IdentityTokens) -> None:
         self._ports = ports
         self._ledger = ledger
-        self._tokens = tokens
+        self._attempts = Attempts(ports, tokens)
         self._in_flight: dict[tuple[str, ...], asyncio.Future[TokenSet]] = {}
         self._accepted: dict[tuple[str, str], int] = {}
 
@@ -88,14 +61,14 @@ class OAuthExchanger:
             raise ResourceError(f"{job.provider.name} is no OAuth provider")
         metadata = await job.provider.oauth(job.channel)
         await job.provider.may_show_certificate(metadata.hosts)
-        clients = await self._clients(job, oauth, metadata)
+        clients = await self._attempts.clients(job, oauth, metadata)
         # The secret that was accepted last goes first, so that a half-done rotation costs no refusal each time.
         start = min(self._accepted.get((job.provider.name, clients[0].client_id), 0), len(clients) - 1)
         order = [*range(start, len(clients)), *range(start)]
         for index in order:
             client = clients[index]
             try:
-                committed = await self._by_route(await self._attempt(job, oauth, metadata, client))
+                committed = await self._by_route(await self._attempts.attempt(job, oauth, metadata, client))
             except Refused as error:
                 if error.reason is Reason.CLIENT_REJECTED and asserts_afresh(job.spec.client or oauth.client):
                     error.retry = RetryClass.SUSPICIOUS  # the next try shows another assertion
@@ -141,9 +114,9 @@ class OAuthExchanger:
         outcome.check()
         return committed
 
-    async def _by_route(self, attempt: _Attempt) -> Versioned:
+    async def _by_route(self, attempt: Attempt) -> Versioned:
         job = attempt.job
-        seed = await self._seed(job, attempt.metadata)
+        seed = await self._attempts.seed(job, attempt.metadata)
         digest = seed.fingerprint(self._ports.store.digest_key) if seed is not None else None
         # A wait for the provider's rate comes before the decision: what is right now may be wrong after it.
         await job.channel.ready()
@@ -184,7 +157,7 @@ class OAuthExchanger:
         job.note("the provider refused the new refresh token; the session before it goes on")
         raise Conflict("the session before the refused refresh token goes on")
 
-    async def _plant(self, attempt: _Attempt, seed: SecretValue, digest: str) -> Versioned:
+    async def _plant(self, attempt: Attempt, seed: SecretValue, digest: str) -> Versioned:
         """Begin a chain of refresh tokens with the one that a person gave, unless somebody did already."""
         job = attempt.job
         held = await reserve_seed(job, digest)
@@ -205,7 +178,7 @@ class OAuthExchanger:
             raise _for_person(job, error) from None
 
     async def _spend(
-        self, attempt: _Attempt, held: Versioned, token: SecretValue, *, attempt_no: int, new_session: bool = False
+        self, attempt: Attempt, held: Versioned, token: SecretValue, *, attempt_no: int, new_session: bool = False
     ) -> Versioned:
         """Refresh: through the ledger where the provider may rotate, simply where the resource says it does not."""
         job = attempt.job
@@ -231,7 +204,7 @@ class OAuthExchanger:
             committed = await self._ledger.spend(held, spend)
         return await self._accept(attempt, outcome, committed)
 
-    async def _obtain(self, attempt: _Attempt, user: str) -> Versioned:
+    async def _obtain(self, attempt: Attempt, user: str) -> Versioned:
         """Make the grant's own request; equal ones in flight are one. ``user`` is the fingerprint of who logs in."""
         job = attempt.job
         if job.refreshes:
@@ -246,7 +219,7 @@ class OAuthExchanger:
             committed = await self._ports.store.replace(job.held, record)
         return await self._accept(attempt, outcome, committed)
 
-    async def _log_in(self, attempt: _Attempt, user: str) -> Versioned:
+    async def _log_in(self, attempt: Attempt, user: str) -> Versioned:
         """Begin a session. Sessions are counted by some servers, so the state must be writable before there is one."""
         job = attempt.job
         held = await job.prove_writable()
@@ -257,7 +230,7 @@ class OAuthExchanger:
         )
         return await self._accept(attempt, outcome, committed)
 
-    async def _accept(self, attempt: _Attempt, outcome: Outcome, committed: Versioned) -> Versioned:
+    async def _accept(self, attempt: Attempt, outcome: Outcome, committed: Versioned) -> Versioned:
         note_scope(attempt.job, outcome)
         try:
             outcome.check()
@@ -267,7 +240,7 @@ class OAuthExchanger:
             raise
         return committed
 
-    async def _revoke_foreign(self, attempt: _Attempt, issued: TokenSet) -> None:
+    async def _revoke_foreign(self, attempt: Attempt, issued: TokenSet) -> None:
         """Revoke a token that turned out to be somebody else's; the refusal is reported whatever comes of it."""
         endpoint = attempt.metadata.revocation_endpoint
         if not endpoint:
@@ -286,7 +259,7 @@ class OAuthExchanger:
             except KeyferryError as error:
                 attempt.job.note(f"a token of the wrong subject could not be revoked: {error.message}")
 
-    async def _shared(self, attempt: _Attempt) -> TokenSet:
+    async def _shared(self, attempt: Attempt) -> TokenSet:
         job = attempt.job
         flight = (job.provider.name, job.key.namespace, job.observed.spec_hash, attempt.client.client_id, job.cause)
         running = self._in_flight.get(flight)
@@ -309,7 +282,7 @@ class OAuthExchanger:
         finally:
             del self._in_flight[flight]
 
-    async def _request(self, attempt: _Attempt) -> TokenSet:
+    async def _request(self, attempt: Attempt) -> TokenSet:
         await attempt.job.channel.ready()
         inputs = replace(attempt.inputs, started_at=self._ports.clock.now())
         try:
@@ -328,70 +301,6 @@ class OAuthExchanger:
             previous_scope=record.token.scope if record.token is not None else "",
             refresh_expires_at=record.refresh_expires_at,
         )
-
-    async def _seed(self, job: Job, metadata: ProviderMetadata) -> SecretValue | None:
-        """Return what a chain of refresh tokens begins with: a refresh token, or the user who logs in."""
-        grant = job.spec.grant
-        if grant.refresh_token is not None:
-            return await value(job.reader(metadata.hosts), grant.refresh_token.from_)
-        if grant.password is not None:
-            return await value(job.reader(metadata.hosts), grant.password.username_from)
-        return None
-
-    async def _clients(self, job: Job, oauth: OAuthProvider, metadata: ProviderMetadata) -> list[ClientAuth]:
-        own: Client | None = job.spec.client
-        keepsakes = Keepsakes(self._ports.credentials)
-        reader = job.provider.reader(metadata.hosts) if own is None else job.reader(metadata.hosts)
-        reader = replace(reader, source=keepsakes)
-        candidates = await client_candidates(own or oauth.client, reader, metadata.issuer, self._tokens, job.key)
-        if self._ports.keeps_credentials:
-            job.keepsakes = keepsakes.all() + job.provider.keepsakes
-        return candidates
-
-    async def _attempt(
-        self, job: Job, oauth: OAuthProvider, metadata: ProviderMetadata, client: ClientAuth
-    ) -> _Attempt:
-        spec = job.spec
-        metadata = metadata.for_client(client)
-        reader = job.reader(metadata.hosts)
-        inputs = GrantInputs(
-            token_endpoint=metadata.token_endpoint,
-            issuer=metadata.issuer,
-            client=client,
-            started_at=self._ports.clock.now(),
-            scopes=spec.scopes,
-            audiences=spec.audiences,
-            resources=spec.resources,
-            parameters=spec.parameters,
-            hidden=hidden_id(spec.client or oauth.client, [client]),
-            assumed_lifetime=oauth.lifetime.assumed,
-            maximum_lifetime=oauth.lifetime.maximum,
-        )
-        grant = spec.grant
-        if grant.password is not None:
-            inputs = replace(
-                inputs,
-                username=await value(reader, grant.password.username_from),
-                password=await value(reader, grant.password.password_from),
-            )
-        if grant.jwt_bearer is not None:
-            inputs = replace(inputs, assertion=await self._subject(job, reader, grant.jwt_bearer.assertion, JWT_TYPE))
-        if grant.token_exchange is not None:
-            exchange = grant.token_exchange
-            subject_type = token_type_of(exchange.subject, exchange.subject_token_type)
-            inputs = replace(
-                inputs,
-                subject=await self._subject(job, reader, exchange.subject, subject_type),
-                requested_token_type=exchange.requested_token_type or "",
-            )
-            if exchange.actor is not None:
-                actor_type = token_type_of(exchange.actor, exchange.actor_token_type)
-                inputs = replace(inputs, actor=await self._subject(job, reader, exchange.actor, actor_type))
-        binding = Binding(metadata.issuer, tuple(sorted(metadata.hosts)), client.client_id)
-        return _Attempt(job, oauth, metadata, client, inputs, job.context(binding, oauth.refresh_tokens.idle))
-
-    async def _subject(self, job: Job, reader: CredentialReader, subject: Subject, token_type: str) -> SubjectToken:
-        return await subject_token(reader, subject, token_type, self._tokens, job.key)
 
 
 def _for_person(job: Job, error: Refused) -> Refused:
