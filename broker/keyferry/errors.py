@@ -10,6 +10,7 @@
     │   ├── Ambiguous          something was sent, and no well-formed answer came back
     │   └── Refused            a well-formed refusal
     ├── AnswerError            the provider answered, but not with a token we may publish
+    ├── ApprovalPending        a person is being asked
     ├── StoreError             the private state cannot be read or written
     │   ├── Conflict           somebody else wrote first
     │   └── StoreUnavailable   disk full, read-only, server away
@@ -19,6 +20,10 @@
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keyferry.approval import Approval
 
 
 class Reason(enum.StrEnum):
@@ -132,6 +137,18 @@ class AnswerError(KeyferryError):
 
     reason = Reason.GRANT_REJECTED
     retry = RetryClass.NEEDS_CONFIGURATION
+
+
+class ApprovalPending(KeyferryError):
+    """A person is being asked, and has not answered yet."""
+
+    reason = Reason.APPROVAL_REQUIRED
+
+    def __init__(self, message: str, approval: Approval, *, next_attempt: float) -> None:
+        super().__init__(message)
+        self.approval = approval
+        self.next_attempt = next_attempt
+        """When the provider is asked again whether they did, Unix seconds."""
 
 
 class StoreError(KeyferryError):

@@ -24,6 +24,7 @@ from keyferry.errors import (
     StoreError,
     StoreUnavailable,
 )
+from keyferry.grants.failure import is_success
 from keyferry.record import Claim, Record, Versioned
 
 if TYPE_CHECKING:
@@ -157,6 +158,41 @@ class Ledger:
         freed = await self._store.replace(held, replace(held.record, claim=self._unsent[claim.attempt_id]))
         del self._unsent[claim.attempt_id]
         return freed
+
+    async def redeem(self, held: Versioned, attempt_id: str, begin: Begin, apply: Apply, send: Send) -> Versioned:
+        """Ask once for the answer to an approval, and commit it if it came; return the committed record.
+
+        Asking again is safe until the answer comes, which uses the code up (RFC 8628 3.5). So there is no claim: what
+        guards the answer is the escrow, where it lies under the approval's own ``attempt_id``, also after a crash.
+        ``apply`` raises Conflict where the record does not wait for it any more. Raises what the exchange raises.
+        """
+        answer = await self._escrow.recall(attempt_id)
+        if answer is None:
+            if not self._may_begin(held.record.key):
+                raise Conflict("this process is ending, so nothing new is begun")
+            await self._escrow.reserve(attempt_id)
+        exchange = begin(self._clock.now())
+        request = next(exchange)
+        try:
+            if answer is None:
+                self._checkpoint("ask")
+                answer = await send(request)
+                self._checkpoint("answered")
+                if is_success(answer):
+                    await self._keep(attempt_id, answer)
+                    self._checkpoint("escrowed")
+            exchange.send(answer)
+        except StopIteration as stop:
+            issued: TokenSet = stop.value
+        except ExchangeError:
+            await self._forget(attempt_id)
+            raise
+        else:
+            raise ExchangeError("an approval wants more than one request; this is a defect of Keyferry")
+        committed = await self.commit(held, lambda record: apply(record, issued))
+        self._checkpoint("committed")
+        await self._forget(attempt_id)
+        return committed
 
     async def _claim(self, held: Versioned, spend: Spend, attempt_id: str) -> Versioned:
         """Announce the spend in the private state, which also proves that the state can be written."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from keyferry.doubt import DoubtPolicy, Judgement, Verdict, judge
@@ -94,6 +94,10 @@ class Observed:
     suspension: str = "suspended"
     """Who suspended it, for people."""
     renew_requested: bool = False
+    login_requested: bool = False
+    """Somebody wants a person to be asked anew, though the session may be good for a while."""
+    poll_at: float = 0.0
+    """When an open approval may be asked about next (Unix seconds)."""
     wanted_remaining: float = 0.0
     """Seconds of life that somebody is waiting for just now."""
     doubt: DoubtPolicy = field(default_factory=DoubtPolicy)
@@ -234,6 +238,8 @@ def _due(observed: Observed, now: float) -> Step | None:
         why = _drift(observed, record)
     elif observed.renew_requested:
         why = "a renewal was asked for"
+    elif observed.login_requested or (is_asking(observed, now) and now >= observed.poll_at):
+        why = "a person is being asked"
     elif record.token.expires_at - now < observed.wanted_remaining:
         why = "a consumer needs a longer life"
     elif now >= next_renewal(record, refreshes=observed.grant_refreshes):
@@ -243,10 +249,22 @@ def _due(observed: Observed, now: float) -> Step | None:
     return Step(Action.EXCHANGE, Reason.ISSUED, now, why)
 
 
-def _keep(observed: Observed, _now: float) -> Step:
+def _keep(observed: Observed, now: float) -> Step:
     record = observed.record
     at = NEVER if record is None else next_renewal(record, refreshes=observed.grant_refreshes)
-    return Step(Action.KEEP, Reason.ISSUED, at)
+    return Step(Action.KEEP, Reason.ISSUED, min(at, observed.poll_at) if is_asking(observed, now) else at)
+
+
+def is_asking(observed: Observed, now: float) -> bool:
+    """Tell whether a person is being asked and may still answer."""
+    approval = observed.record.approval if observed.record is not None else None
+    return approval is not None and approval.open(observed.spec_hash, now)
+
+
+def needs_exchange(observed: Observed, now: float) -> bool:
+    """Tell whether the session must be used now, whatever a person is being asked."""
+    plain = replace(observed, failure=None, login_requested=False, poll_at=NEVER)
+    return plan(plain, now).action is Action.EXCHANGE
 
 
 def from_future(record: Record, now: float) -> bool:

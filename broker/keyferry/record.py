@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from keyferry.approval import Approval, decode_approval, encode_approval
 from keyferry.errors import StoreError
 from keyferry.model import ObjectKey, TokenSet
 from keyferry.secret import SecretValue
@@ -101,6 +102,8 @@ class Record:
     refresh_ended: str = ""
     """Why the refresh token must not be sent any more; empty while it is good."""
     claim: Claim | None = None
+    approval: Approval | None = None
+    """The question that a person is to answer, or left unanswered."""
     token: TokenSet | None = None
     """What is published: an access token, or an API key."""
     login: TokenSet | None = None
@@ -151,11 +154,13 @@ def encode(record: Record) -> dict[str, Any]:
             out[name] = {slot: getattr(nested, slot) for slot in nested.__slots__}
     if record.keepsakes:
         out["keepsakes"] = {place: content.reveal() for place, content in record.keepsakes}
-    if record.previous is not None:
-        out["previous"] = _encode_chain(record.previous)
-    for name, token in (("token", record.token), ("login", record.login)):
-        if token is not None:
-            out[name] = _encode_token(token)
+    secret_parts = {
+        "approval": record.approval and encode_approval(record.approval),
+        "previous": record.previous and _encode_chain(record.previous),
+        "token": record.token and _encode_token(record.token),
+        "login": record.login and _encode_token(record.login),
+    }
+    out |= {name: part for name, part in secret_parts.items() if part is not None}
     return out
 
 
@@ -181,6 +186,7 @@ def decode(data: Any) -> Record:
             binding=Binding(**{**binding, "hosts": tuple(binding["hosts"])}) if binding else None,
             revocation=Revocation(**data["revocation"]) if "revocation" in data else None,
             keepsakes=tuple((place, SecretValue(text)) for place, text in data.get("keepsakes", {}).items()),
+            approval=decode_approval(data["approval"]) if "approval" in data else None,
             previous=_decode_chain(data["previous"]) if "previous" in data else None,
             token=_decode_token(data["token"]) if "token" in data else None,
             login=_decode_token(data["login"]) if "login" in data else None,

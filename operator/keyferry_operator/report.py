@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from keyferry.engine import Event, IdentityStatus
+    from keyferry.engine.status import Prompt
     from keyferry.model import ObjectKey
     from keyferry.run.reporter import Listener
     from keyferry_operator.catalog import Catalog
@@ -240,6 +241,7 @@ def status_object(status: IdentityStatus, before: Mapping[str, Any], *, generati
         "lastError": {"code": status.error_code, "message": status.message[:LONGEST_NOTE]} if failing else None,
         "failure": {"retry": status.retry.value if status.retry else "", "cause": status.cause} if failing else None,
         "binding": _binding(status, before, secret),
+        "approval": _approval(status.prompt),
         "conditions": _conditions(status, before, generation, now),
     }
 
@@ -251,6 +253,18 @@ def _binding(status: IdentityStatus, before: Mapping[str, Any], secret: str) -> 
     return wanted if secret and written else None
 
 
+def _approval(prompt: Prompt | None) -> dict[str, Any] | None:
+    """Return what a person needs to see; None for a member removes what an earlier prompt had (RFC 7386)."""
+    if prompt is None:
+        return None
+    return {
+        "verificationURI": prompt.verification_uri,
+        "verificationURIComplete": prompt.verification_uri_complete or None,
+        "userCode": prompt.user_code,
+        "expirationTime": rfc3339(prompt.expires_at),
+    }
+
+
 def rfc3339(seconds: float | None) -> str | None:
     """Return Unix seconds as the API writes times: whole seconds, UTC."""
     return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -259,7 +273,8 @@ def rfc3339(seconds: float | None) -> str | None:
 def _conditions(status: IdentityStatus, before: Mapping[str, Any], generation: int, now: float) -> list[dict[str, Any]]:
     message = status.message[:LONGEST_NOTE] or "the token is fresh"
     reason = status.shown_reason(now).value
-    retrying = status.retry in (RetryClass.TRANSIENT, RetryClass.SUSPICIOUS, RetryClass.IN_DOUBT)
+    waits = (RetryClass.TRANSIENT, RetryClass.SUSPICIOUS, RetryClass.IN_DOUBT)
+    retrying = status.retry in waits and status.prompt is None
     wanted = (
         ("Ready", status.ready(now), reason, message),
         ("Reconciling", retrying or status.reason is Reason.PENDING, reason, message),

@@ -48,7 +48,7 @@ def test_all_mistakes_are_told_at_once_and_where(workshop: Workshop, inside: Ins
     workshop.identities("one")
     text = IDENTITY.format(name="two", provider="no", grant="ClientCredentials", more="  colour: red\n")
     text += IDENTITY.format(name="three", provider="no", grant="ClientCredentials", more="")
-    text += IDENTITY.format(name="four", provider="issuer", grant="DeviceCode", more="")
+    text += IDENTITY.format(name="four", provider="issuer", grant="AuthorizationCode", more="")
     text += chained("five", "six") + chained("six", "five") + chained("seven", "nobody") + chained("eight", "one")
     lines = workshop.write("more.yaml", text).read_text().splitlines()
     code, out, _ = inside("lint", "resources", "-o", "json")
@@ -67,7 +67,7 @@ def test_all_mistakes_are_told_at_once_and_where(workshop: Workshop, inside: Ins
         ("one", "SecretNotLabelled"),
     }
     four = next(problem for problem in problems if problem["reason"] == "GrantNotSupported")
-    assert "DeviceCode" in lines[four["line"] - 1]
+    assert "AuthorizationCode" in lines[four["line"] - 1]
     code, out, _ = inside("lint", "resources")
     assert code == 2
     assert re.search(r"more\.yaml:\d+: ServiceIdentity default/two: spec\.colour", out)

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from keyferry.engine import IdentityStatus
+from keyferry.engine.status import Prompt
 from keyferry.errors import Reason, RetryClass
 from keyferry.model import ObjectKey
 from keyferry.run.table import relative, render
@@ -103,3 +104,31 @@ def test_nothing_in_it_steers_the_terminal() -> None:
     assert "\x1b[2J" not in shown
     assert "\x07" not in shown
     assert "[red]news[/red]" in shown
+
+
+PROMPT = Prompt("https://auth.example.org/go", "https://auth.example.org/go?c=WDJB-MJHT", "WDJB-MJHT", NOW + 600)
+
+
+def test_a_person_sees_what_to_do_and_a_code_for_the_telephone() -> None:
+    asking = status(reason=Reason.APPROVAL_REQUIRED, retry=RetryClass.TRANSIENT, prompt=PROMPT)
+    shown = text(asking, height=40)
+    assert "Asking" in shown
+    assert PROMPT.verification_uri_complete in shown
+    assert "WDJB-MJHT" in shown
+    assert shown.count("█") > 100
+
+
+def test_the_code_for_the_telephone_needs_room() -> None:
+    asking = status(reason=Reason.APPROVAL_REQUIRED, prompt=PROMPT)
+    for size in ({"width": 30, "height": 60}, {"width": 140, "height": 20}, {"width": 140, "height": None}):
+        shown = text(asking, **size)
+        assert "WDJB-MJHT" in shown
+        assert "█" not in shown
+
+
+def test_of_many_questions_the_first_are_shown_and_the_others_counted() -> None:
+    many = [status(f"id-{number:02}", prompt=PROMPT) for number in range(10)]
+    shown = text(*many, height=30)
+    assert shown.count("WDJB-MJHT  and") == 3
+    assert "7 more wait for a person" in shown
+    assert len(shown.splitlines()) <= 30

@@ -166,7 +166,6 @@ def test_namespaces_are_selected_by_expressions(operator: str, values: list[str]
 @pytest.mark.parametrize(
     ("one", "other", "path"),
     [
-        (identity(grant=DEVICE), provider(), "spec.grant.type"),
         (identity(grant=BROWSER), provider(), "spec.grant.type"),
         (identity(grant=DEVICE), TILED, "spec.grant.type"),
         (identity(grant=LOGIN), LABARCHIVES, "spec.providerRef"),
@@ -185,7 +184,7 @@ def test_what_later_versions_bring_is_understood_and_refused(one: Any, other: An
 
 
 def test_what_is_supported_is_not_refused() -> None:
-    for grant in (PLAIN, REFRESH, PASSWORD, BEARER, EXCHANGE):
+    for grant in (PLAIN, REFRESH, PASSWORD, BEARER, EXCHANGE, DEVICE):
         assert check_supported(*pair(identity(grant=grant), provider())) is None
     assert supported_grants(ProviderType.TILED) == {GrantType.REFRESH_TOKEN, GrantType.PASSWORD}
     assert supported_grants(ProviderType.LABARCHIVES) == frozenset()
@@ -213,7 +212,7 @@ def test_a_whole_directory_is_checked() -> None:
         resource("TokenProvider", provider()["spec"], name="aiod"),
         resource("TokenProvider", {"type": "Tiled"}, name="broken"),
         resource("ServiceIdentity", identity(providerRef={"name": "broken"})["spec"], name="b"),
-        resource("ServiceIdentity", identity(providerRef={"name": "aiod"}, grant=DEVICE)["spec"], name="c"),
+        resource("ServiceIdentity", identity(providerRef={"name": "aiod"}, grant=BROWSER)["spec"], name="c"),
         resource(
             "ServiceIdentity", identity(providerRef={"kind": "ClusterTokenProvider", "name": "z"})["spec"], name="d"
         ),

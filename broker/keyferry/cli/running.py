@@ -78,7 +78,7 @@ async def run_broker(settings: RunSettings, options: RunOptions, output: Output)
     stopping = Stopping(output)
     with stopping.heard():
         try:
-            async with LocalBroker(settings) as broker:
+            async with LocalBroker(settings, prompts=options.once is None) as broker:
                 return await _Run(settings, options, output, stopping, broker).go()
         except StateHeld as error:
             raise CommandError(error.message, ExitCode.HELD) from error

@@ -12,7 +12,7 @@ from keyferry.cli.exits import CommandError, ExitCode
 from keyferry.io.state_dir import StateHeld
 from keyferry.run.broker import LocalBroker
 from keyferry.run.control import ControlClient, ControlServer, NobodyAnswersError, place
-from keyferry.run.requests import renew, want
+from keyferry.run.requests import login, renew, want
 from keyferry.spec.loaded import IDENTITY_KIND
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class Session(Protocol):
     async def renew(self, key: ObjectKey, patience: float) -> Answer:
         """Renew now, and wait for it."""
 
+    async def login(self, key: ObjectKey, patience: float, *, begin: bool) -> Answer:
+        """Have a person asked, or wait for what they say."""
+
     async def place(self, key: ObjectKey) -> dict[str, Any]:
         """Tell where an identity's files are, and their formats."""
 
@@ -57,6 +60,11 @@ class RunningBroker:
     async def renew(self, key: ObjectKey, patience: float) -> Answer:
         """Renew now, and wait for it."""
         answer: Answer = await self._ask(lambda client: client.renew(key, patience))
+        return answer
+
+    async def login(self, key: ObjectKey, patience: float, *, begin: bool) -> Answer:
+        """Have a person asked, or wait for what they say."""
+        answer: Answer = await self._ask(lambda client: client.login(key, patience, begin=begin))
         return answer
 
     async def place(self, key: ObjectKey) -> dict[str, Any]:
@@ -90,6 +98,10 @@ class OwnBroker:
         """Renew now, and wait for it."""
         return await renew(self.broker, key, patience, just_started=True)
 
+    async def login(self, key: ObjectKey, patience: float, *, begin: bool) -> Answer:
+        """Have a person asked, or wait for what they say."""
+        return await login(self.broker, key, patience, begin=begin)
+
     async def place(self, key: ObjectKey) -> dict[str, Any]:
         """Tell where an identity's files are, and their formats."""
         return place(self.broker, key)
@@ -97,7 +109,7 @@ class OwnBroker:
 
 @contextlib.asynccontextmanager
 async def own_broker(
-    settings: RunSettings, keys: Sequence[ObjectKey], *, keep_watch: bool = False
+    settings: RunSettings, keys: Sequence[ObjectKey], *, keep_watch: bool = False, prompts: bool = False
 ) -> AsyncIterator[OwnBroker]:
     """Hold the state and work on ``keys``. Raises StateHeld, StoreError, and CommandError where one is not declared."""
     if not settings.paths:
@@ -106,7 +118,7 @@ async def own_broker(
             " start `keyferry run PATH`, or name them with --resources PATH",
             ExitCode.INVALID,
         )
-    async with LocalBroker(settings, only=keys, keep_watch=keep_watch) as broker:
+    async with LocalBroker(settings, only=keys, keep_watch=keep_watch, prompts=prompts) as broker:
         _check_declared(await broker.load(), keys)
         await broker.start()
         async with ControlServer(broker):
@@ -115,9 +127,12 @@ async def own_broker(
 
 @contextlib.asynccontextmanager
 async def session(
-    settings: RunSettings, keys: Sequence[ObjectKey], *, keep_watch: bool = False
+    settings: RunSettings, keys: Sequence[ObjectKey], *, keep_watch: bool = False, prompts: bool = False
 ) -> AsyncIterator[RunningBroker | OwnBroker]:
-    """Reach the broker that holds the state, or become it. Raises CommandError, and what ``own_broker`` raises."""
+    """Reach the broker that holds the state, or become it. Raises CommandError, and what ``own_broker`` raises.
+
+    ``prompts`` tells whether the command would show a person what they are asked.
+    """
     deadline = time.monotonic() + HELD_FOR
     async with contextlib.AsyncExitStack() as stack:
         while True:
@@ -130,7 +145,9 @@ async def session(
                 yield running
                 return
             try:
-                own = await stack.enter_async_context(own_broker(settings, keys, keep_watch=keep_watch))
+                own = await stack.enter_async_context(
+                    own_broker(settings, keys, keep_watch=keep_watch, prompts=prompts)
+                )
             except StateHeld as error:
                 if time.monotonic() > deadline:
                     raise CommandError(f"{error.message} It does not answer.", ExitCode.HELD) from error
@@ -141,12 +158,16 @@ async def session(
 
 
 async def ask(
-    settings: RunSettings, keys: Sequence[ObjectKey], work: Callable[[RunningBroker | OwnBroker], Awaitable[T]]
+    settings: RunSettings,
+    keys: Sequence[ObjectKey],
+    work: Callable[[RunningBroker | OwnBroker], Awaitable[T]],
+    *,
+    prompts: bool = False,
 ) -> T:
     """Do ``work`` with whoever answers; once more where a broker ended meanwhile. Raises as ``session``."""
     deadline = time.monotonic() + HELD_FOR
     while True:
-        async with session(settings, keys) as broker:
+        async with session(settings, keys, prompts=prompts) as broker:
             try:
                 return await work(broker)
             except NobodyAnswersError as error:

@@ -27,6 +27,7 @@ class Grant(StrEnum):
     REFRESH_TOKEN = "refresh_token"  # noqa: S105 -- the name of a grant
     PASSWORD = "password"  # noqa: S105 -- the name of a grant
     JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+    DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
     TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 -- the name of a grant
 
 

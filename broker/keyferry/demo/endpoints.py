@@ -26,6 +26,7 @@ class Endpoints:
         self._routes: dict[tuple[str, str], Callable[[HttpRequest], Answer]] = {
             ("POST", f"{prefix}/token"): self._token,
             ("POST", f"{prefix}/revoke"): self._revoke,
+            ("POST", f"{prefix}/device_authorization"): self._device,
             ("POST", f"{prefix}/introspect"): self._introspect,
             ("GET", f"{prefix}/jwks"): lambda _: Answer(200, service.signer.jwks()),
             ("GET", prefix + OPENID_CONFIGURATION): self._metadata,
@@ -46,6 +47,9 @@ class Endpoints:
 
     def _token(self, request: HttpRequest) -> Answer:
         return Answer(200, self._service.token(FormRequest.parse(request)), NO_STORE)
+
+    def _device(self, request: HttpRequest) -> Answer:
+        return Answer(200, self._service.authorize_device(FormRequest.parse(request)), NO_STORE)
 
     def _revoke(self, request: HttpRequest) -> Answer:
         self._service.revoke(FormRequest.parse(request))

@@ -15,6 +15,7 @@ from keyferry.demo.wire import FormRequest, OAuthError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from keyferry.demo.device_codes import DeviceCode
     from keyferry.demo.refresh_tokens import RefreshToken
     from keyferry.demo.state import IssuerState
 
@@ -50,6 +51,7 @@ class Grants:
             Grant.PASSWORD: self._password,
             Grant.JWT_BEARER: self._jwt_bearer,
             Grant.TOKEN_EXCHANGE: self._token_exchange,
+            Grant.DEVICE_CODE: self._device_code,
         }
 
     def decide(self, request: FormRequest, client: Client) -> Decision:
@@ -112,6 +114,23 @@ class Grants:
             claims["act"] = {"sub": self._subject(request, "actor_token")}
         return Decision(
             client, Grant.TOKEN_EXCHANGE, subject, scope, audience, claims=claims, issued_token_type=requested
+        )
+
+    def authorize_device(self, request: FormRequest, client: Client) -> DeviceCode:
+        """Begin a request for a person's approval (RFC 8628 3.1). Raises ``OAuthError``."""
+        if Grant.DEVICE_CODE not in client.grants:
+            raise OAuthError("unauthorized_client", "the client may not use this grant type")
+        return self._state.device_codes.start(
+            client.client_id, _scope(request, client.scopes), _audience(request, client)
+        )
+
+    def _device_code(self, request: FormRequest, client: Client) -> Decision:
+        code = self._state.device_codes.redeem(request.require("device_code"), client.client_id)
+        if Grant.REFRESH_TOKEN not in client.grants:
+            return Decision(client, Grant.DEVICE_CODE, code.subject, code.scope, code.audience)
+        first = self._state.refresh_tokens.start(client.client_id, code.subject, code.scope)
+        return Decision(
+            client, Grant.DEVICE_CODE, code.subject, code.scope, code.audience, first, first.family.family_id
         )
 
     def _subject(self, request: FormRequest, name: str) -> str:

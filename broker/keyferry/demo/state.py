@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from keyferry.demo.clients import Clients, Grant
+from keyferry.demo.device_codes import DeviceCodes
 from keyferry.demo.refresh_tokens import RefreshPolicy, RefreshTokens, Spend
 from keyferry.demo.signing import Signer, TokenFormat, TrustedIssuer
 
@@ -80,6 +81,7 @@ class IssuerState:
         self.users: dict[str, User] = {}
         self.trusted: dict[str, TrustedIssuer] = {}
         self.refresh_tokens = RefreshTokens(refresh_policy or RefreshPolicy(), clock)
+        self.device_codes = DeviceCodes(clock)
         self.issued: deque[IssuedToken] = deque(maxlen=record_limit)
         self.access_tokens: dict[str, IssuedToken] = {}
 

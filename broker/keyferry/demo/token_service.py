@@ -50,6 +50,19 @@ class TokenService(IssuerState):
         client = self._authenticator.authenticate(request)
         return self._issue(self._grants.decide(request, client))
 
+    def authorize_device(self, request: FormRequest) -> dict[str, object]:
+        """Answer a device authorization request (RFC 8628 3.2); raises ``OAuthError``."""
+        code = self._grants.authorize_device(request, self._authenticator.authenticate(request))
+        page = f"{self.issuer}/device"
+        return {
+            "device_code": code.value,
+            "user_code": code.user_code,
+            "verification_uri": page,
+            "verification_uri_complete": f"{page}?user_code={code.user_code}",
+            "expires_in": int(code.expires_at - self.clock()),
+            "interval": int(code.interval),
+        }
+
     def revoke(self, request: FormRequest) -> None:
         """Revoke a token (RFC 7009); an unknown one is no error. Raises ``OAuthError`` for a wrong client."""
         client = self._authenticator.authenticate(request)
@@ -94,6 +107,7 @@ class TokenService(IssuerState):
             "token_endpoint": f"{self.issuer}/token",
             "revocation_endpoint": f"{self.issuer}/revoke",
             "introspection_endpoint": f"{self.issuer}/introspect",
+            "device_authorization_endpoint": f"{self.issuer}/device_authorization",
             "jwks_uri": f"{self.issuer}/jwks",
             "grant_types_supported": [grant.value for grant in Grant],
             "response_types_supported": [],

@@ -13,6 +13,7 @@ from keyferry.engine.custody import Custody
 from keyferry.engine.departures import Departures
 from keyferry.engine.desk import Desk
 from keyferry.engine.entry import Care
+from keyferry.engine.job import PERSONAL
 from keyferry.engine.loop import Loop, Waive
 from keyferry.engine.provider import Drivers
 from keyferry.engine.roster import Roster
@@ -53,6 +54,8 @@ class EngineSettings:
     holder: str
     suspend_all: bool = False
     """Start without exchanging anything (after a restore)."""
+    prompts: bool = True
+    """Whether anybody sees it when a person is asked; else nobody is."""
     renew_interval: float = RENEW_INTERVAL
     drain: float = DRAIN
     shards: int = 1
@@ -77,7 +80,7 @@ class Engine:
         self._worker = Worker(
             ports,
             self.roster,
-            Desk(ports, settings.holder, self._chain, checkpoint, self._may_begin),
+            Desk(ports, settings.holder, self._chain, checkpoint, self._may_begin, prompts=settings.prompts),
             self._chain,
             self._agenda,
             self._queue,
@@ -239,6 +242,19 @@ class Engine:
         entry.renew = True
         self._loop.look_at({key}, waive=Waive.ALWAYS)
         return 0.0
+
+    def login(self, key: ObjectKey) -> bool:
+        """Have a person asked now, also where the session is still good; False where the grant asks nobody.
+
+        A question that is open stays as it is. Raises KeyError.
+        """
+        entry = self.roster.entries[key]
+        if entry.resource.spec.grant.type not in PERSONAL:
+            return False
+        if entry.prompt is None:
+            entry.login = True
+        self._loop.look_at({key}, waive=Waive.ALWAYS)
+        return True
 
     def want(self, key: ObjectKey, minimum_remaining: float) -> float:
         """Ask for a token that lives for at least so many seconds more; renews at a bounded rate.

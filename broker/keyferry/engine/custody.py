@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.entry import Care
+from keyferry.engine.outcome import APPROVAL_PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -54,7 +55,7 @@ class Custody:
         """By shard that was lost, whom it held then."""
         self._turn = asyncio.Lock()
         self.open_claims: set[str] = set()
-        """Attempt ids of the claims that were open when their identities were taken up."""
+        """Attempt ids of the claims and approvals that were open when their identities were taken up."""
 
     # --- gaining ------------------------------------------------------------------------------------------------------
 
@@ -116,6 +117,8 @@ class Custody:
             alive.add(held.record.uid)
             if held.record.claim is not None:
                 self.open_claims.add(held.record.claim.attempt_id)
+            if held.record.approval is not None:
+                self.open_claims.add(held.record.approval.attempt_id)
             stored.append((taken, held))
             if len(stored) >= TAKEN_UP_AT_ONCE:
                 await self._take_up(stored)
@@ -134,8 +137,9 @@ class Custody:
         for key, failure in (await self._ports.reporter.failures()).items():
             entry = chosen.get(key)
             if entry is not None:
-                entry.failure = failure
                 entry.failure_kept = True
+                if failure.code != APPROVAL_PENDING:  # the private state knows whether a person is still being asked
+                    entry.failure = failure
 
     async def _take_up(self, stored: list[tuple[Entry, Versioned]]) -> None:
         ours = [(entry, held) for entry, held in stored if self._is_gained(entry)]

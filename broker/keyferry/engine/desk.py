@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from keyferry import __version__
 from keyferry.doubt import DoubtPolicy, settle_time
 from keyferry.engine.exchange import OAuthExchanger
-from keyferry.engine.job import REFRESHING, Job
+from keyferry.engine.job import REFRESHING, REPEATABLE, Job
 from keyferry.engine.tiled import API_KEY_TYPE, TiledExchanger
 from keyferry.errors import CredentialError, PublishError, ResourceError
 from keyferry.ledger import Ledger, Stuck
@@ -22,7 +22,6 @@ from keyferry.publication import Publication
 from keyferry.record import Claim, Versioned
 from keyferry.render import Delivery, RenderInput, render
 from keyferry.render.service_binding import binding_entries
-from keyferry.spec.grant import GrantType
 from keyferry.spec.provider import InDoubt, ProviderType, Rotation
 from keyferry.spec.target import TargetType
 
@@ -56,8 +55,13 @@ class Desk:
         tokens: IdentityTokens,
         checkpoint: Checkpoint | None,
         may_begin: Callable[[ObjectKey], bool],
+        *,
+        prompts: bool,
     ) -> None:
-        """``may_begin`` tells whether a spend may still be begun: not while the work on it ends."""
+        """``may_begin`` tells whether a spend may still be begun: not while the work on it ends.
+
+        ``prompts`` tells whether anybody would see it when a person is asked.
+        """
         self._ports = ports
         self._checkpoint = checkpoint or (lambda _step: None)
         self.holder = holder
@@ -73,7 +77,7 @@ class Desk:
         )
         self.stuck: Stuck = lambda _key, _message: None
         """Told when an answer cannot be stored."""
-        self._oauth = OAuthExchanger(ports, ledger, tokens)
+        self._oauth = OAuthExchanger(ports, ledger, tokens, prompts=prompts)
         self._tiled = TiledExchanger(ports, ledger)
         self._publishing = asyncio.Semaphore(PUBLISHING_AT_ONCE)
 
@@ -120,6 +124,8 @@ class Desk:
             suspended=suspended or entry.resource.spec.suspend,
             suspension=ALL_SUSPENDED if suspended else "spec.suspend is set; what is published stays until it expires",
             renew_requested=entry.renew,
+            login_requested=entry.login,
+            poll_at=entry.poll_at,
             wanted_remaining=entry.wanted_remaining,
             doubt=_doubt_policy(entry, provider),
             claim_settled=settled,
@@ -149,6 +155,7 @@ class Desk:
             held=held,
             cause=entry.tried,
             note=note,
+            asked=entry.asking,
         )
         if is_behind(observed):
             await self._catch_up(job)
@@ -165,7 +172,7 @@ class Desk:
     ) -> Versioned | None:
         """Commit an answer that arrived before a crash, where there is one."""
         observed = self.facts(entry, provider, held, None, suspended=False)
-        job = Job(entry.resource, entry.uid, provider, None, self._ports, observed, held, "", note)
+        job = Job(entry.resource, entry.uid, provider, None, self._ports, observed, held, "", note, entry.asking)
         return await self._oauth.recover(job)
 
     async def publish(self, entry: Entry, provider: Provider, record: Record) -> PublishedState | None:
@@ -278,7 +285,7 @@ def _state(published: Published | None) -> PublishedState | None:
 
 
 def _doubt_policy(entry: Entry, provider: Provider | None) -> DoubtPolicy:
-    can_login = entry.resource.spec.grant.type is not GrantType.REFRESH_TOKEN
+    can_login = entry.resource.spec.grant.type in REPEATABLE
     if provider is None:
         return DoubtPolicy(can_login=can_login)
     spec = provider.resource.spec

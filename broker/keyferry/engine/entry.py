@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.apply import reauthorize_by
 from keyferry.engine.job import REPEATABLE
-from keyferry.engine.status import IdentityStatus
+from keyferry.engine.outcome import APPROVAL_PENDING
+from keyferry.engine.status import IdentityStatus, Prompt
 from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
+    from keyferry.approval import Approval
     from keyferry.errors import KeyferryError, Reason
     from keyferry.model import ObjectKey
     from keyferry.plan import Failure, PublishedState
@@ -60,6 +62,14 @@ class Entry:
     """Something changed while it was busy."""
     renew: bool = False
     """Somebody asked for a renewal."""
+    login: bool = False
+    """Somebody wants a person to be asked."""
+    prompt: Prompt | None = None
+    """What a person is being asked."""
+    announced: Prompt | None = None
+    """What people were last told that a person is being asked."""
+    poll_at: float = 0.0
+    """When the provider is asked next whether the person answered (Unix seconds)."""
     wanted_remaining: float = 0.0
     recovered: str = ""
     """Attempt id of the last open claim whose escrow was looked for."""
@@ -94,7 +104,10 @@ class Entry:
 
     def take(self, record: Record | None, maximum: float | None) -> None:
         """Note the times of a record."""
-        if record is None or record.token is None:
+        if record is None:
+            return
+        self.asking(record.approval if record.approval is not None and not record.approval.ended else None)
+        if record.token is None:
             return
         self.revision = record.revision
         self.issue_time = record.token.issued_at
@@ -103,6 +116,18 @@ class Entry:
         # A grant that can be made again needs nobody, whatever becomes of its session.
         needs_person = self.resource.spec.grant.type not in REPEATABLE
         self.reauthorize_by = reauthorize_by(record, maximum) if needs_person else None
+
+    def asking(self, approval: Approval | None, poll_at: float | None = None) -> None:
+        """Note what a person is being asked, and when the provider is asked next whether they answered."""
+        self.prompt = (
+            Prompt(
+                approval.verification_uri, approval.verification_uri_complete, approval.user_code, approval.expires_at
+            )
+            if approval is not None
+            else None
+        )
+        if poll_at is not None:
+            self.poll_at = poll_at
 
     def waive(self, *, always: bool) -> None:
         """Forgive the last failure; unless ``always``, one that waits for a change is first compared with what is."""
@@ -129,7 +154,9 @@ class Entry:
     def status(self, reason: Reason, message: str, *, busy: bool = False) -> IdentityStatus:
         """Return the status as people see it; ``busy`` while an exchange is queued or under way."""
         failure = self.failure or self.publish_failure
-        next_attempt = failure.next_attempt if failure is not None else None
+        # A poll every few seconds is no news.
+        polling = failure is not None and failure.code == APPROVAL_PENDING
+        next_attempt = failure.next_attempt if failure is not None and not polling else None
         spec = self.resource.spec
         return IdentityStatus(
             key=self.key,
@@ -150,6 +177,7 @@ class Entry:
             error_code=failure.code if failure is not None else "",
             cause=failure.cause if failure is not None else "",
             busy=busy,
+            prompt=self.prompt,
         )
 
 

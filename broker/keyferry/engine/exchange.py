@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final
 from keyferry.client_auth import NoAuthentication
 from keyferry.engine.attempt import Attempts
 from keyferry.engine.clients import asserts_afresh, presents_fresh_token
+from keyferry.engine.device import DeviceFlow
 from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
 from keyferry.engine.seeds import reserve_seed, set_aside, with_previous, with_seed
 from keyferry.errors import (
     AnswerError,
+    ApprovalPending,
     Conflict,
     KeyferryError,
     Reason,
@@ -25,7 +27,7 @@ from keyferry.grants.inputs import GrantInputs
 from keyferry.grants.rfc6749_refresh_token import refresh
 from keyferry.io.http import drive
 from keyferry.ledger import Spend
-from keyferry.plan import Route, route
+from keyferry.plan import Route, is_asking, needs_exchange, route
 from keyferry.providers.revocation import TokenTypeHint, revoke
 from keyferry.spec.provider import Rotation
 
@@ -47,9 +49,10 @@ SUBJECT_REFUSED: Final = frozenset({"invalid_grant", "invalid_request", "invalid
 class OAuthExchanger:
     """Performs exchanges with OAuth and OpenID Connect providers."""
 
-    def __init__(self, ports: Ports, ledger: Ledger, tokens: IdentityTokens) -> None:
+    def __init__(self, ports: Ports, ledger: Ledger, tokens: IdentityTokens, *, prompts: bool) -> None:
         self._ports = ports
         self._ledger = ledger
+        self._device = DeviceFlow(ports, ledger, prompts=prompts)
         self._attempts = Attempts(ports, tokens)
         self._in_flight: dict[tuple[str, ...], asyncio.Future[TokenSet]] = {}
         self._accepted: dict[tuple[str, str], int] = {}
@@ -122,29 +125,56 @@ class OAuthExchanger:
         await job.channel.ready()
         observed = job.observed
         way = route(observed, seed=digest, can_login=job.can_login, now=self._ports.clock.now())
-        if way in (Route.REFRESH, Route.REPLAY):
+        if way in _BY_SESSION:
             check_binding(observed.record, attempt.context.binding)
         if way is Route.WAIT:
             raise Conflict("it is not the time yet to settle a doubt; the plan says when")
         if way is Route.SEED and seed is not None and digest is not None:
             return await self._plant(attempt, seed, digest)
-        if way is Route.REFRESH or way is Route.REPLAY:
-            held = job.held
-            token = held.record.refresh_token if held is not None else None
-            if held is None or token is None:
-                raise ResourceError("the private state lost its refresh token")
-            try:
-                return await self._spend(attempt, held, token, attempt_no=2 if way is Route.REPLAY else 1)
-            except Refused as error:
-                if error.retry is RetryClass.NEEDS_PERSON:
-                    await self._fall_back(job)
-                if not (job.can_login and error.retry is RetryClass.NEEDS_PERSON):
-                    raise _for_person(job, error) from None
-                # The session ended, and the grant can begin another.
-                await job.reread()
+        if job.asks:
+            return await self._ask_or_go_on(attempt, way)
+        if way in _BY_SESSION:
+            committed = await self._go_on(attempt, way)
+            if committed is not None:
+                return committed
         elif way is Route.ASK:
             raise needs_seed(job)
         return await self._obtain(attempt, digest or "")
+
+    async def _go_on(self, attempt: Attempt, way: Route) -> Versioned | None:
+        """Use the session's refresh token; None where the session ended and the grant can begin another."""
+        job = attempt.job
+        held = job.held
+        token = held.record.refresh_token if held is not None else None
+        if held is None or token is None:
+            raise ResourceError("the private state lost its refresh token")
+        try:
+            return await self._spend(attempt, held, token, attempt_no=2 if way is Route.REPLAY else 1)
+        except Refused as error:
+            if error.retry is RetryClass.NEEDS_PERSON:
+                await self._fall_back(job)
+            if not ((job.can_login or job.asks) and error.retry is RetryClass.NEEDS_PERSON):
+                raise _for_person(job, error) from None
+            await job.reread()
+            return None
+
+    async def _ask_or_go_on(self, attempt: Attempt, way: Route) -> Versioned:
+        """Ask a person, or use the session that they began; while they are asked anew, the old one serves on."""
+        observed, now = attempt.job.observed, self._ports.clock.now()
+        has_session = way in _BY_SESSION
+        if not has_session or observed.login_requested or is_asking(observed, now):
+            try:
+                return await self._ask(attempt)
+            except ApprovalPending:
+                if not (has_session and needs_exchange(observed, now)):
+                    raise
+        return await self._go_on(attempt, way) or await self._ask(attempt)
+
+    async def _ask(self, attempt: Attempt) -> Versioned:
+        """Begin a session with a person's approval."""
+        outcome = Outcome(attempt.job, attempt.context, new_session=True)
+        committed = await self._device.proceed(attempt, outcome.apply)
+        return await self._accept(attempt, outcome, committed)
 
     async def _fall_back(self, job: Job) -> None:
         """Go on with the chain before, where the seed that was tried instead is refused. Raises Conflict then."""
@@ -301,6 +331,9 @@ class OAuthExchanger:
             previous_scope=record.token.scope if record.token is not None else "",
             refresh_expires_at=record.refresh_expires_at,
         )
+
+
+_BY_SESSION: Final = frozenset({Route.REFRESH, Route.REPLAY})
 
 
 def _for_person(job: Job, error: Refused) -> Refused:

@@ -16,6 +16,7 @@ from keyferry.spec.identity import DeletionPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyferry.approval import Approval
     from keyferry.engine.ports import Ports
     from keyferry.engine.provider import Channel, Provider
     from keyferry.model import ObjectKey, TokenSet
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from keyferry.spec.identity import ExpectedSubject, ServiceIdentitySpec
     from keyferry.spec.resources import IdentityResource
 
-REFRESHING: frozenset[GrantType] = frozenset({GrantType.PASSWORD, GrantType.REFRESH_TOKEN})
+REFRESHING: frozenset[GrantType] = frozenset({GrantType.PASSWORD, GrantType.REFRESH_TOKEN, GrantType.DEVICE_CODE})
 """Grants that keep a session going with refresh tokens; the others are simply made again."""
 
 
@@ -32,6 +33,10 @@ REPEATABLE: frozenset[GrantType] = frozenset(
     {GrantType.CLIENT_CREDENTIALS, GrantType.JWT_BEARER, GrantType.PASSWORD, GrantType.TOKEN_EXCHANGE}
 )
 """Grants whose own request may be made at any time, without a person."""
+
+
+PERSONAL: frozenset[GrantType] = frozenset({GrantType.DEVICE_CODE})
+"""Grants that begin with a person's approval."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,8 @@ class Job:
     """Fingerprint of the spec and of the credentials that it points to."""
     note: Callable[[str], None]
     """Tells people something that is no failure of the exchange."""
+    asked: Callable[[Approval | None, float], None]
+    """Told what a person is being asked, and when (Unix seconds) to look for the answer next."""
     keepsakes: tuple[tuple[str, SecretValue], ...] = ()
     """What the client shows in this exchange, where it is to be kept for the revocation."""
     restored: bool = False
@@ -81,6 +88,11 @@ class Job:
     def can_login(self) -> bool:
         """Tell whether the grant's own request may be made at any time."""
         return self.spec.grant.type in REPEATABLE
+
+    @property
+    def asks(self) -> bool:
+        """Tell whether a person is asked when there is no session to go on with."""
+        return self.spec.grant.type in PERSONAL
 
     def reader(self, hosts: frozenset[str]) -> CredentialReader:
         """Return a reader for the identity's own references, whose values go to ``hosts``."""

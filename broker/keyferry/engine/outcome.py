@@ -9,6 +9,7 @@ from keyferry.engine.chain import WAITING
 from keyferry.engine.status import Level
 from keyferry.errors import (
     AnswerError,
+    ApprovalPending,
     CredentialError,
     ExchangeError,
     PublishError,
@@ -23,6 +24,8 @@ from keyferry.scheduler.lane import backoff
 if TYPE_CHECKING:
     from keyferry.errors import KeyferryError
 
+APPROVAL_PENDING: Final = "approval_pending"
+"""Code of what is no failure: a person is being asked."""
 SUSPICIOUS_WAIT: Final = (60.0, 300.0)
 """Seconds between tries while something that is not the provider answers."""
 
@@ -31,6 +34,8 @@ def failure_of(error: KeyferryError, previous: Failure | None, *, now: float, dr
     """Return the failure to remember. ``draw`` is a random number in [0, 1)."""
     repeated = previous is not None and previous.cause == cause
     count = previous.count + 1 if previous is not None and repeated else 1
+    if isinstance(error, ApprovalPending):
+        count = 0  # to wait for a person is no failure
     return Failure(
         count=count,
         next_attempt=_next_attempt(error, count, now, draw),
@@ -46,6 +51,8 @@ def level_of(failure: Failure) -> Level:
     """Return how much a failure matters to people."""
     if failure.code == WAITING:
         return Level.INFO  # as at every first start of a chain
+    if failure.code == APPROVAL_PENDING:
+        return Level.WARNING
     passes = failure.retry in (RetryClass.TRANSIENT, RetryClass.SUSPICIOUS)
     return Level.WARNING if passes else Level.ERROR
 
@@ -55,6 +62,8 @@ def _next_attempt(error: KeyferryError, count: int, now: float, draw: float) -> 
         # Nobody tells when somebody else's Secret, which is not watched, goes away.
         low, high = SUSPICIOUS_WAIT
         return now + low + draw * (high - low)
+    if isinstance(error, ApprovalPending):
+        return error.next_attempt
     retry_after = error.retry_after if isinstance(error, ExchangeError) else None
     match error.retry:
         case RetryClass.NEEDS_CONFIGURATION | RetryClass.NEEDS_PERSON:
@@ -74,6 +83,8 @@ def code_of(error: KeyferryError) -> str:  # noqa: PLR0911 - one line for each k
     if isinstance(error, ExchangeError) and error.code:
         return error.code
     match error:
+        case ApprovalPending():
+            return APPROVAL_PENDING
         case StoreError():
             return "store"
         case PublishError():

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 from keyferry import __version__
 from keyferry.engine.credentials import CredentialReader, named_configs, named_keys
 from keyferry.engine.keepsakes import Keepsakes
-from keyferry.errors import Ambiguous, AnswerError, ExchangeError, NotSent, Refused, ResourceError, RetryClass
+from keyferry.errors import (
+    Ambiguous,
+    AnswerError,
+    ApprovalPending,
+    ExchangeError,
+    NotSent,
+    Refused,
+    ResourceError,
+    RetryClass,
+)
 from keyferry.grants.document import host_of
 from keyferry.io.http import HttpDriver, drive
 from keyferry.io.tls import ClientCertificate, TlsSettings, build_context
@@ -293,4 +302,4 @@ def praises_provider(error: Exception) -> bool:
 
     Most others say nothing of it: a missing secret or a full disk comes before any request.
     """
-    return isinstance(error, Refused | AnswerError) and not blames_provider(error)
+    return isinstance(error, Refused | AnswerError | ApprovalPending) and not blames_provider(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import Reason, RetryClass
@@ -28,6 +28,8 @@ class State(enum.StrEnum):
     RENEWING = "Renewing"
     RETRYING = "Retrying"
     EXPIRED = "Expired"
+    ASKING = "Asking"
+    """A person is being asked."""
     STALLED = "Stalled"
     PENDING = "Pending"
     SUSPENDED = "Suspended"
@@ -35,6 +37,17 @@ class State(enum.StrEnum):
 
 _OUTLIVED: Final = frozenset({Reason.ISSUED, Reason.RETRYING})
 """Reasons that no longer say what matters most once the token has expired; the message still says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a person needs to see in order to approve (RFC 8628 3.3). Not for Events and logs."""
+
+    verification_uri: str
+    verification_uri_complete: str = field(repr=False)
+    user_code: str = field(repr=False)
+    expires_at: float
+    """Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,8 @@ class IdentityStatus:
     cause: str = ""
     """Fingerprint of the spec and credentials that failed: when it changes, the backoff is waived."""
     busy: bool = False
+    prompt: Prompt | None = None
+    """There while a person is being asked."""
 
     def ready(self, now: float) -> bool:
         """Tell whether what is published can be used now: the condition Ready."""
@@ -69,7 +84,7 @@ class IdentityStatus:
 
     def stalled(self) -> bool:
         """Tell whether only a change or a person helps: the condition Stalled."""
-        return self.retry in (RetryClass.NEEDS_CONFIGURATION, RetryClass.NEEDS_PERSON)
+        return self.prompt is not None or self.retry in (RetryClass.NEEDS_CONFIGURATION, RetryClass.NEEDS_PERSON)
 
     def shown_reason(self, now: float) -> Reason:
         """Return the reason as it stands at ``now``: an expiry needs no event to be true."""
@@ -77,10 +92,12 @@ class IdentityStatus:
             return Reason.EXPIRED
         return self.reason
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> State:  # noqa: PLR0911 - one line for each word
         """Return the one word for the table."""
         if self.reason is Reason.SUSPENDED:
             return State.SUSPENDED
+        if self.prompt is not None:
+            return State.ASKING
         if self.stalled():
             return State.STALLED
         if self.expiration_time is not None and now >= self.expiration_time:

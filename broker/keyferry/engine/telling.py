@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from keyferry.engine.entry import Care
-from keyferry.engine.outcome import level_of
+from keyferry.engine.outcome import APPROVAL_PENDING, level_of
 from keyferry.engine.status import Event, Level
 from keyferry.errors import Reason
 from keyferry.freshness import lifetime_too_short, outpaces_readers
@@ -35,6 +35,11 @@ class Teller:
         if self._roster.entries.get(entry.key) is not entry or entry.care is Care.NONE:
             return  # it is gone, and another one may have its name; or another process tells of it
         self._ports.reporter.report(entry.status(reason, message, busy=busy))
+
+    def working(self, entry: Entry, message: str) -> None:
+        """Report that an exchange is queued or under way; a person who is being asked need not see every poll."""
+        if entry.failure is None or entry.failure.code != APPROVAL_PENDING:
+            self.report(entry, entry.reported[0] if entry.reported else Reason.PENDING, message, busy=True)
 
     def event(self, entry: Entry, level: Level, word: str, reason: Reason, message: str) -> None:
         """Say that something happened."""
@@ -98,8 +103,10 @@ class Teller:
 
     def tell(self, entry: Entry, failure: Failure, previous: Failure | None) -> None:
         """Tell of a failure: loudly where it is another than before."""
-        news = previous is None or (previous.reason, previous.code) != (failure.reason, failure.code)
-        self.event(entry, level_of(failure) if news else Level.DEBUG, "failed", failure.reason, failure.message)
+        asking = failure.code == APPROVAL_PENDING
+        news = asking or previous is None or (previous.reason, previous.code) != (failure.reason, failure.code)
+        word = "approval_required" if asking else "failed"
+        self.event(entry, level_of(failure) if news else Level.DEBUG, word, failure.reason, failure.message)
         self.report(entry, failure.reason, failure.message)
 
     def refused(self, entry: Entry, error: KeyferryError) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from keyferry.engine.breakers import Breakers
 from keyferry.engine.chain import WAITING
 from keyferry.engine.job import REFRESHING
-from keyferry.engine.outcome import failure_of, waiting_for_provider
+from keyferry.engine.outcome import APPROVAL_PENDING, failure_of, waiting_for_provider
 from keyferry.engine.provider import Channel, Provider
 from keyferry.engine.status import Level
 from keyferry.engine.telling import Teller
@@ -195,7 +195,7 @@ class Worker:
         observed, held = await self._observe(entry, provider)
         if plan(observed, self._ports.clock.now()).action is not Action.EXCHANGE:
             return None
-        self._teller.report(entry, entry.reported[0] if entry.reported else Reason.PENDING, "renewing", busy=True)
+        self._teller.working(entry, "renewing")
         # Noted before anything is read for use: what changes during the exchange has not been tried.
         entry.tried = await self._desk.cause(entry, provider)
         driver = await provider.driver()
@@ -279,9 +279,7 @@ class Worker:
             return
         # Least slack first: who has no token at all comes before everybody who still has one.
         self._queue.put(provider.lane_name, entry.key, entry.expiration_time)
-        self._teller.report(
-            entry, entry.reported[0] if entry.reported else Reason.PENDING, "waiting for its turn", busy=True
-        )
+        self._teller.working(entry, "waiting for its turn")
 
     async def _publish(self, entry: Entry, provider: Provider, held: Versioned, why: str) -> bool:
         """Write the files; tell whether they are there. Else the token is kept, and renewed in time all the same."""
@@ -307,7 +305,7 @@ class Worker:
         """Note a committed exchange; the session alone may have been renewed, and then the revision stays."""
         before = entry.revision
         self._take(entry, held)
-        entry.renew = False
+        entry.renew = entry.login = False
         entry.wanted_remaining = 0.0
         if entry.revision != before:
             word = "obtained" if before == 0 else "renewed"
@@ -349,8 +347,12 @@ class Worker:
         entry.failure = failure
         # Where something changed meanwhile, it may be what failed: then it is compared before the backoff counts.
         entry.failure_checked = not entry.again
-        entry.renew = False
+        entry.renew = entry.login = False
         self._look_again(entry, failure.next_attempt)
+        if failure.code == APPROVAL_PENDING:
+            if entry.announced == entry.prompt:
+                return  # another poll of the same prompt: nothing that anybody need be told, or that need be kept
+            entry.announced = entry.prompt
         self._teller.tell(entry, failure, previous)
         entry.failure_kept = True
         await self._ports.reporter.remember(entry.key, failure)

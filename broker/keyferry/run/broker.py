@@ -71,7 +71,9 @@ class LocalBroker:
         clock: Clock | None = None,
         checkpoint: Checkpoint | None = None,
         renew_interval: float = 60.0,
+        prompts: bool = True,
     ) -> None:
+        """``prompts`` tells whether anybody would see it when a person is asked; else nobody is."""
         self.settings = settings
         self._only = None if only is None else set(only)
         self._loaded: Loaded | None = None
@@ -79,6 +81,7 @@ class LocalBroker:
         self.clock: Clock = clock or SystemClock()
         self._checkpoint = checkpoint
         self._renew_interval = renew_interval
+        self._prompts = prompts
         self._executor = Threads(THREADS, name="keyferry")
         self._files = ResourceFiles(settings.paths, settings.default_namespace)
         self._credentials = LocalCredentials(settings.secrets, self._executor)
@@ -188,7 +191,7 @@ class LocalBroker:
             addresses=lambda _resource: policy,
             admits=lambda _namespace, _resource: "",  # the files are the user's own
         )
-        settings = EngineSettings(holder=state.holder, renew_interval=self._renew_interval)
+        settings = EngineSettings(holder=state.holder, prompts=self._prompts, renew_interval=self._renew_interval)
         self.engine = Engine(ports, settings, checkpoint=self._checkpoint)
         await self._in_thread(self._publisher.prepare)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 from keyferry import __version__
 from keyferry.errors import KeyferryError, StoreUnavailable
 from keyferry.model import ObjectKey
-from keyferry.run.requests import Answer, Outcome, renew, want
+from keyferry.run.requests import Answer, Outcome, login, renew, want
 from keyferry.run.status_json import decode_status, encode_status
 
 if TYPE_CHECKING:
@@ -142,6 +142,11 @@ async def _renew(broker: LocalBroker, request: dict[str, Any]) -> dict[str, Any]
     return encode_answer(await renew(broker, _key(request), _patience(request)))
 
 
+async def _login(broker: LocalBroker, request: dict[str, Any]) -> dict[str, Any]:
+    begin = request.get("begin") is True
+    return encode_answer(await login(broker, _key(request), _patience(request), begin=begin))
+
+
 async def _place(broker: LocalBroker, request: dict[str, Any]) -> dict[str, Any]:
     key = _key(request)
     return place(broker, key) if await broker.include(key) else {"directory": None, "files": []}
@@ -151,6 +156,7 @@ _OPERATIONS: Final[dict[str, Callable[[LocalBroker, dict[str, Any]], Awaitable[d
     "status": _status,
     "want": _want,
     "renew": _renew,
+    "login": _login,
     "place": _place,
 }
 
@@ -207,6 +213,10 @@ class ControlClient:
     def renew(self, key: ObjectKey, patience: float) -> Answer:
         """Ask for a renewal, and wait for it. Raises NobodyAnswersError."""
         return self._outcome({"op": "renew"}, key, patience)
+
+    def login(self, key: ObjectKey, patience: float, *, begin: bool) -> Answer:
+        """Have a person asked, or wait for what they say, as ``requests.login``. Raises NobodyAnswersError."""
+        return self._outcome({"op": "login", "begin": begin}, key, patience)
 
     def place(self, key: ObjectKey) -> dict[str, Any]:
         """Return where an identity's files are, as ``place`` does. Raises NobodyAnswersError."""

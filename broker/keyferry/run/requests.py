@@ -87,6 +87,33 @@ async def renew(broker: LocalBroker, key: ObjectKey, patience: float, *, just_st
     return _failed(status, patience)
 
 
+async def login(broker: LocalBroker, key: ObjectKey, patience: float, *, begin: bool) -> Answer:
+    """Have a person asked (``begin``), or wait up to ``patience`` seconds for what they say.
+
+    The outcome is PERSON while they are being asked: the status then says what to show them.
+    """
+    if not await broker.include(key):
+        return _unknown(key)
+    engine = broker.engine
+    before = engine.status(key)
+    if begin and not engine.login(key):
+        grant = engine.roster.entries[key].resource.spec.grant.type.value
+        return Answer(Outcome.FAILED, f"{key} needs no login: its grant is {grant}", status=before)
+
+    def over(status: IdentityStatus) -> bool:
+        if begin:
+            return status.prompt is not None or (status.stalled() and status != before)
+        return status.prompt is None and not status.busy
+
+    await engine.wait_for(key, over, patience)
+    status = engine.status(key)
+    if status.prompt is not None:
+        return Answer(Outcome.PERSON, status=status)
+    if begin or not status.ready(broker.clock.now()) or status.stalled():
+        return _failed(status, patience)
+    return Answer(Outcome.DONE, status=status)
+
+
 class _Waiting:
     """One request for a token, while it lasts."""
 
@@ -161,7 +188,8 @@ def _hopeless(status: IdentityStatus) -> bool:
 
 
 def _failed(status: IdentityStatus, patience: float) -> Answer:
-    outcome = Outcome.PERSON if status.retry is RetryClass.NEEDS_PERSON else Outcome.FAILED
+    person = status.prompt is not None or status.retry is RetryClass.NEEDS_PERSON
+    outcome = Outcome.PERSON if person else Outcome.FAILED
     if status.reason is Reason.SUSPENDED:
         return Answer(Outcome.FAILED, f"{status.key} is suspended (spec.suspend)", status=status)
     if status.retry is None:

@@ -6,7 +6,7 @@ import dataclasses
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from keyferry.engine.status import IdentityStatus
+from keyferry.engine.status import IdentityStatus, Prompt
 from keyferry.errors import Reason, RetryClass
 from keyferry.model import ObjectKey
 from keyferry.spec.loaded import API_VERSION, IDENTITY_KIND
@@ -22,8 +22,9 @@ def timestamp(at: float) -> str:
 
 def encode_status(status: IdentityStatus) -> dict[str, Any]:
     """Return every field as JSON-ready values, for another process of Keyferry's."""
-    plain = {name: getattr(status, name) for name in status.__slots__ if name != "key"}
-    return {"namespace": status.key.namespace, "name": status.key.name, **plain}
+    plain = {name: getattr(status, name) for name in status.__slots__ if name not in ("key", "prompt")}
+    prompt = dataclasses.asdict(status.prompt) if status.prompt is not None else None
+    return {"namespace": status.key.namespace, "name": status.key.name, **plain, "prompt": prompt}
 
 
 def decode_status(data: dict[str, Any]) -> IdentityStatus:
@@ -32,6 +33,7 @@ def decode_status(data: dict[str, Any]) -> IdentityStatus:
     plain = {name: value for name, value in data.items() if name in known}
     plain["reason"] = Reason(plain["reason"])
     plain["retry"] = RetryClass(plain["retry"]) if plain.get("retry") is not None else None
+    plain["prompt"] = Prompt(**plain["prompt"]) if plain.get("prompt") is not None else None
     return IdentityStatus(key=ObjectKey(data["namespace"], data["name"]), **plain)
 
 
@@ -65,8 +67,21 @@ def public_status(status: IdentityStatus, now: float) -> dict[str, Any]:
     out["failureCount"] = status.failure_count
     if status.retry is not None:
         out["lastError"] = {"code": status.error_code or "resource", "message": status.message}
+    if status.prompt is not None:
+        out["approval"] = approval(status.prompt)
     out["conditions"] = _conditions(status, now)
     return out
+
+
+def approval(prompt: Prompt) -> dict[str, str]:
+    """Return the contract's ``status.approval``: what a person needs to see, and nobody else."""
+    out = {
+        "verificationURI": prompt.verification_uri,
+        "verificationURIComplete": prompt.verification_uri_complete,
+        "userCode": prompt.user_code,
+        "expirationTime": timestamp(prompt.expires_at),
+    }
+    return {name: value for name, value in out.items() if value}
 
 
 def _conditions(status: IdentityStatus, now: float) -> list[dict[str, str]]:

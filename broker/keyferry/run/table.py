@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keyferry.engine.status import State
+from keyferry.run.prompt import lines, qr_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,14 +31,17 @@ STYLES: Final = {
     State.RENEWING: "cyan",
     State.RETRYING: "yellow",
     State.EXPIRED: "bold red",
+    State.ASKING: "bold magenta",
     State.STALLED: "bold red",
     State.PENDING: "dim",
     State.SUSPENDED: "dim",
 }
 _URGENCY: Final = (
-    State.EXPIRED, State.STALLED, State.RETRYING, State.PENDING, State.RENEWING, State.FRESH, State.SUSPENDED,
+    State.EXPIRED, State.ASKING,
+    State.STALLED, State.RETRYING, State.PENDING, State.RENEWING, State.FRESH, State.SUSPENDED,
 )  # fmt: skip
 MESSAGES_KEPT: Final = 500
+PROMPTS_SHOWN: Final = 3
 FRAME: Final = 1.0
 """Seconds between drawings when nothing new arrives: the times shown are relative."""
 _MIDDLE: Final = 72
@@ -93,12 +97,14 @@ def render(
         table.add_column(
             name, no_wrap=not wide, overflow="fold" if wide else "ellipsis", min_width=None if shrinks else 5
         )
-    shown = _most_urgent(statuses, now, height - _AROUND if height is not None else None)
+    asked = 4 * min(PROMPTS_SHOWN, sum(status.prompt is not None for status in statuses))
+    shown = _most_urgent(statuses, now, height - _AROUND - asked if height is not None else None)
     namespaces = namespaces or len({status.key.namespace for status in statuses}) > 1
     for status in shown:
         cells = _cells(status, now, namespaces=namespaces)
         table.add_row(*(cells[name] for name in names))
-    return Group(table, _summary(statuses, len(shown), now))
+    room = None if height is None else height - len(shown) - _AROUND
+    return Group(table, _summary(statuses, len(shown), now), *_prompts(statuses, width, room))
 
 
 def clean(text: str) -> str:
@@ -118,9 +124,23 @@ def _cells(status: IdentityStatus, now: float, *, namespaces: bool) -> dict[str,
         "GRANT": Text(clean(status.grant)),
         "STATE": Text(state.value, style=STYLES[state]),
         "EXPIRES": Text(relative(status.expiration_time, now)),
-        "RENEWS": Text("-" if state in (State.STALLED, State.SUSPENDED) else relative(attempt, now)),
+        "RENEWS": Text("-" if state in (State.ASKING, State.STALLED, State.SUSPENDED) else relative(attempt, now)),
         "LAST ERROR": Text(clean(status.message) if status.retry is not None else ""),
     }
+
+
+def _prompts(statuses: Sequence[IdentityStatus], width: int, room: int | None) -> list[Text]:
+    """Return what people are asked, and the first question as a QR code where there is room for one."""
+    asking = [(status, status.prompt) for status in statuses if status.prompt is not None]
+    out: list[Text] = []
+    for status, prompt in asking[:PROMPTS_SHOWN]:
+        out += [Text(""), *(Text(clean(line), style=STYLES[State.ASKING]) for line in lines(prompt, str(status.key)))]
+    if asking and room is not None:
+        code = qr_code(asking[0][1], width, room - len(out))
+        out += [Text(line) for line in code.splitlines()]
+    if len(asking) > PROMPTS_SHOWN:
+        out.append(Text(f"{len(asking) - PROMPTS_SHOWN} more wait for a person; `keyferry login NAME` shows each"))
+    return out
 
 
 def _most_urgent(statuses: Sequence[IdentityStatus], now: float, room: int | None) -> Sequence[IdentityStatus]:

@@ -53,14 +53,11 @@ FORMATS: Final[Mapping[FileFormat, ProviderType]] = {
     FileFormat.LABARCHIVES: ProviderType.LABARCHIVES,
 }
 """Formats that need a type of provider."""
-UNSUPPORTED_GRANTS: Final = frozenset(
-    {
-        GrantType.DEVICE_CODE,
-        GrantType.AUTHORIZATION_CODE,
-        GrantType.LABARCHIVES_LOGIN,
-        GrantType.LABARCHIVES_CODE,
-    }
-)
+UNSUPPORTED_GRANTS: Final[Mapping[ProviderType, frozenset[GrantType]]] = {
+    ProviderType.OAUTH: frozenset({GrantType.AUTHORIZATION_CODE}),
+    ProviderType.TILED: frozenset({GrantType.DEVICE_CODE}),
+    ProviderType.LABARCHIVES: frozenset({GrantType.LABARCHIVES_LOGIN, GrantType.LABARCHIVES_CODE}),
+}
 UNSUPPORTED_PROVIDERS: Final = frozenset({ProviderType.LABARCHIVES})
 UNSUPPORTED_FORMATS: Final = frozenset({FileFormat.AIOD, FileFormat.LABARCHIVES})
 
@@ -83,7 +80,7 @@ def check_supported(identity: ServiceIdentitySpec, provider: TokenProviderSpec) 
     """Return what this version of Keyferry cannot do yet (reason GrantNotSupported), or None."""
     if provider.type in UNSUPPORTED_PROVIDERS:
         return _unsupported(("spec", "providerRef"), f"providers of type {provider.type} are")
-    if identity.grant.type in UNSUPPORTED_GRANTS:
+    if identity.grant.type in UNSUPPORTED_GRANTS[provider.type]:
         return _unsupported(("spec", "grant", "type"), f"the grant {identity.grant.type} is")
     for index, file in enumerate(identity.target.files):
         if file.format in UNSUPPORTED_FORMATS:
@@ -131,7 +128,7 @@ def supported_grants(provider_type: ProviderType) -> frozenset[GrantType]:
     """Return the grants that this version can carry out with a type of provider."""
     if provider_type in UNSUPPORTED_PROVIDERS:
         return frozenset()
-    return GRANTS[provider_type] - UNSUPPORTED_GRANTS
+    return GRANTS[provider_type] - UNSUPPORTED_GRANTS[provider_type]
 
 
 def check_secret_formats(identity: ServiceIdentitySpec) -> Problem | None:

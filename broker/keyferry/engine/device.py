@@ -1,0 +1,151 @@
+"""Asks a person by device code (RFC 8628): one prompt at a time, polled as the RFC says, and never in a loop."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from keyferry.approval import Approval
+from keyferry.errors import ApprovalPending, Conflict, ExchangeError, Reason, ResourceError, RetryClass
+from keyferry.grants.rfc8628_device_code import Decision, authorize, decision, next_interval, poll
+from keyferry.io.http import drive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keyferry.engine.attempt import Attempt
+    from keyferry.engine.job import Job
+    from keyferry.engine.ports import Ports
+    from keyferry.ledger import Ledger
+    from keyferry.model import Exchange, TokenSet
+    from keyferry.record import Record, Versioned
+
+ASK_AGAIN: Final = (
+    "To be asked again: `kubectl keyferry login` or `keyferry login` with the identity's name, or the annotation"
+    " keyferry.dev/renew with a new value."
+)
+
+
+class DeviceFlow:
+    """Shows a person a code, and asks the provider now and then whether they approved."""
+
+    def __init__(self, ports: Ports, ledger: Ledger, *, prompts: bool) -> None:
+        """``prompts`` tells whether anybody would see a prompt; else none is begun."""
+        self._ports = ports
+        self._ledger = ledger
+        self._prompts = prompts
+
+    async def proceed(self, attempt: Attempt, apply: Callable[[Record, TokenSet], Record]) -> Versioned:
+        """Do what is next: prompt, or ask whether the prompt was answered.
+
+        Returns the committed record once it was. Raises ApprovalPending while it was not, ResourceError
+        (ApprovalRequired) where the prompt lapsed or was refused and nobody asked for another.
+        """
+        job = attempt.job
+        approval = job.held.record.approval if job.held is not None else None
+        wanted = job.observed.renew_requested or job.observed.login_requested
+        if approval is None or approval.spec_hash != job.observed.spec_hash:
+            return await self._prompt(attempt)
+        if not approval.open(job.observed.spec_hash, self._ports.clock.now()):
+            if wanted:
+                return await self._prompt(attempt)
+            raise await self._over(job, approval, approval.ended or "nobody answered in time")
+        return await self._poll(attempt, approval, apply)
+
+    async def _prompt(self, attempt: Attempt) -> Versioned:
+        """Ask for a code and keep it, then wait for the person."""
+        job = attempt.job
+        if not self._prompts:
+            raise ResourceError(
+                f"ServiceIdentity {job.key} needs a person's approval, and nobody is asked by this command: run"
+                f" `keyferry login {job.key.name} -n {job.key.namespace}`.",
+                reason=Reason.APPROVAL_REQUIRED,
+                retry=RetryClass.NEEDS_PERSON,
+            )
+        endpoint = attempt.metadata.endpoint("deviceAuthorization")
+        held = await job.prove_writable()
+        await job.channel.ready()
+        started = self._ports.clock.now()
+        given = await drive(authorize(replace(attempt.inputs, started_at=started), endpoint), job.channel.send)
+        approval = Approval(
+            attempt_id=secrets.token_hex(16),
+            spec_hash=job.observed.spec_hash,
+            begun_at=started,
+            expires_at=given.expires_at,
+            device_code=given.device_code,
+            user_code=given.user_code,
+            verification_uri=given.verification_uri,
+            verification_uri_complete=given.verification_uri_complete,
+            interval=given.interval,
+        )
+        job.held = await self._ports.store.replace(held, replace(held.record, approval=approval))
+        raise self._pending(job, approval)
+
+    async def _poll(
+        self, attempt: Attempt, approval: Approval, apply: Callable[[Record, TokenSet], Record]
+    ) -> Versioned:
+        job = attempt.job
+        held = await job.ensure_record()
+
+        def begin(started: float) -> Exchange:
+            return poll(replace(attempt.inputs, started_at=started), approval.device_code)
+
+        def take(record: Record, issued: TokenSet) -> Record:
+            if record.approval is None or record.approval.attempt_id != approval.attempt_id:
+                raise Conflict("somebody else took the answer to this prompt, or asked anew")
+            return replace(apply(record, issued), approval=None)
+
+        await job.channel.ready()
+        try:
+            return await self._ledger.redeem(held, approval.attempt_id, begin, take, job.channel.send)
+        except ExchangeError as error:
+            match decision(error):
+                case Decision.DENIED:
+                    raise await self._over(job, approval, "the person, or the provider's policy, said no") from None
+                case Decision.LAPSED:
+                    raise await self._over(job, approval, "nobody answered in time") from None
+                case Decision.PENDING:
+                    approval = await self._slow_down(job, held, approval, next_interval(approval.interval, error))
+                    raise self._pending(job, approval) from None
+                case Decision.UNKNOWN if error.retry in _ASKED_AGAIN:
+                    # RFC 8628 3.5: an unanswered poll is made again, later; only the person's answer uses the code up.
+                    error.retry = RetryClass.TRANSIENT
+                    error.retry_after = max(error.retry_after or 0.0, next_interval(approval.interval, error))
+                    raise
+                case _:
+                    raise
+
+    async def _slow_down(self, job: Job, held: Versioned, approval: Approval, interval: float) -> Approval:
+        if interval == approval.interval:
+            return approval
+        slower = replace(approval, interval=interval)
+        job.held = await self._ports.store.replace(held, replace(held.record, approval=slower))
+        return slower
+
+    async def _over(self, job: Job, approval: Approval, why: str) -> ResourceError:
+        """Note that the prompt came to nothing; return what people are told."""
+        job.asked(None, 0.0)
+        if not approval.ended:
+            held = await job.ensure_record()
+            ended = replace(approval, ended=why)
+            job.held = await self._ports.store.replace(held, replace(held.record, approval=ended))
+        return ResourceError(
+            f"ServiceIdentity {job.key} needs a person's approval, and the last request for it came to nothing: {why}."
+            f" What is published stays until it expires. {ASK_AGAIN}",
+            reason=Reason.APPROVAL_REQUIRED,
+            retry=RetryClass.NEEDS_PERSON,
+        )
+
+    def _pending(self, job: Job, approval: Approval) -> ApprovalPending:
+        upcoming = self._ports.clock.now() + approval.interval
+        job.asked(approval, upcoming)
+        return ApprovalPending(
+            f"ServiceIdentity {job.key} waits for a person to approve it: open the address in status.approval, or the"
+            " one that `keyferry login` shows, compare the code, and log in as the account that the workload is for.",
+            approval,
+            next_attempt=upcoming,
+        )
+
+
+_ASKED_AGAIN: Final = frozenset({RetryClass.TRANSIENT, RetryClass.IN_DOUBT, RetryClass.SUSPICIOUS})
