@@ -96,6 +96,8 @@ class Observed:
     renew_requested: bool = False
     login_requested: bool = False
     """Somebody wants a person to be asked anew, though the session may be good for a while."""
+    new_code: bool = False
+    """A person gave a code that was never redeemed; it lapses within the hour, so it does not wait for a renewal."""
     poll_at: float = 0.0
     """When an open approval may be asked about next (Unix seconds)."""
     wanted_remaining: float = 0.0
@@ -238,6 +240,8 @@ def _due(observed: Observed, now: float) -> Step | None:
         why = _drift(observed, record)
     elif observed.renew_requested:
         why = "a renewal was asked for"
+    elif observed.new_code:
+        why = "a new one-time code was given"
     elif observed.login_requested or (is_asking(observed, now) and now >= observed.poll_at):
         why = "a person is being asked"
     elif record.token.expires_at - now < observed.wanted_remaining:

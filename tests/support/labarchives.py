@@ -109,6 +109,8 @@ class LabArchives:
         """Status of errors, which is not documented."""
         self.people: dict[str, Person] = {}
         self.calls: list[Call] = []
+        self.after_redemption: Callable[[], None] | None = None
+        """Run when a code was used up and nothing was answered yet."""
         self.redemptions: list[str] = []
         """The codes that were redeemed, in order."""
         self.notebook = "nb-1"
@@ -227,6 +229,8 @@ class LabArchives:
         self.redemptions.append(code)
         person.uid = person.uid or f"UID{secrets.token_hex(12)}"
         person.session_over = False
+        if self.after_redemption is not None:
+            self.after_redemption()
         return self._about(person, {}, b"", "")
 
     def _by_uid(self, uid: str) -> Person:

@@ -14,8 +14,9 @@ from keyferry import __version__
 from keyferry.doubt import DoubtPolicy, settle_time
 from keyferry.engine.exchange import OAuthExchanger
 from keyferry.engine.job import REFRESHING, REPEATABLE, Job
+from keyferry.engine.labarchives import LabArchivesExchanger
 from keyferry.engine.tiled import API_KEY_TYPE, TiledExchanger
-from keyferry.errors import CredentialError, PublishError, ResourceError
+from keyferry.errors import CredentialError, PublishError
 from keyferry.ledger import Ledger, Stuck
 from keyferry.plan import Observed, PublishedState, is_behind
 from keyferry.publication import Publication
@@ -79,6 +80,7 @@ class Desk:
         """Told when an answer cannot be stored."""
         self._oauth = OAuthExchanger(ports, ledger, tokens, prompts=prompts)
         self._tiled = TiledExchanger(ports, ledger)
+        self._labarchives = LabArchivesExchanger(ports, ledger)
         self._publishing = asyncio.Semaphore(PUBLISHING_AT_ONCE)
 
     async def observe(
@@ -88,13 +90,20 @@ class Desk:
         held = await self._ports.store.read(entry.key, entry.uid)
         if held is not None:
             held = await self._ledger.tidy(held)
+        unseen: PublishError | None = None
+        published: Published | None = None
         try:
             published = await self._ports.publisher.observe(entry.key)
         except PublishError as error:
-            # Not seeing the files is no reason not to renew; nothing is written where nothing can be seen.
-            facts = self.facts(entry, provider, held, None, suspended=suspended)
-            return replace(facts, publish_failed=True), held, error
-        return self.facts(entry, provider, held, published, suspended=suspended), held, None
+            unseen = error
+        facts = self.facts(entry, provider, held, published, suspended=suspended)
+        new_code = await self._labarchives.has_new_code(entry.resource, provider, held)
+        # Not seeing the files is no reason not to renew; nothing is written where nothing can be seen.
+        return (
+            replace(facts, new_code=new_code, publish_failed=facts.publish_failed or unseen is not None),
+            held,
+            unseen,
+        )
 
     def facts(
         self,
@@ -164,8 +173,8 @@ class Desk:
                 return await self._oauth.perform(job)
             case ProviderType.TILED:
                 return await self._tiled.perform(job)
-            case _:
-                raise ResourceError(f"{provider.name}: providers of its type are not supported by this version")
+            case ProviderType.LABARCHIVES:
+                return await self._labarchives.perform(job)
 
     async def recover(
         self, entry: Entry, provider: Provider, held: Versioned, note: Callable[[str], None]
@@ -173,6 +182,8 @@ class Desk:
         """Commit an answer that arrived before a crash, where there is one."""
         observed = self.facts(entry, provider, held, None, suspended=False)
         job = Job(entry.resource, entry.uid, provider, None, self._ports, observed, held, "", note, entry.asking)
+        if provider.resource.spec.type is ProviderType.LABARCHIVES:
+            return await self._labarchives.recover(job)
         return await self._oauth.recover(job)
 
     async def publish(self, entry: Entry, provider: Provider, record: Record) -> PublishedState | None:
@@ -289,6 +300,9 @@ def _doubt_policy(entry: Entry, provider: Provider | None) -> DoubtPolicy:
     if provider is None:
         return DoubtPolicy(can_login=can_login)
     spec = provider.resource.spec
+    if spec.labarchives is not None:
+        # A code is redeemed once, and its answer is either there or lost: nothing is ever replayed.
+        return DoubtPolicy(replay_once=False, can_login=False, deadline=spec.limits.timeout)
     if spec.oauth is None:
         return DoubtPolicy(reusable=True, can_login=can_login, deadline=spec.limits.timeout)
     tokens = spec.oauth.refresh_tokens

@@ -178,6 +178,11 @@ class Undertaker:
         if order is None or order.policy != DeletionPolicy.REVOKE.value:
             return False
         provider = self._provider(record, order)
+        if provider.resource.spec.type is ProviderType.LABARCHIVES:
+            raise ResourceError(
+                "LabArchives has no way to revoke a login but its person's own account settings",
+                reason=Reason.GRANT_NOT_SUPPORTED,
+            )
         channel = Channel(provider, await provider.driver(), self._ports, lambda _seconds: None)
         if provider.resource.spec.type is ProviderType.TILED:
             return await self._revoke_tiled(record, provider, channel)

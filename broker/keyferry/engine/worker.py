@@ -23,6 +23,7 @@ from keyferry.errors import (
 )
 from keyferry.plan import Action, next_renewal, plan
 from keyferry.scheduler.lane import backoff
+from keyferry.spec.grant import GrantType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -80,7 +81,9 @@ class Worker:
 
     def _take_up(self, entry: Entry, held: Versioned, published: Mapping[ObjectKey, Published | None]) -> None:
         self._adopt(entry, held)
-        needs_closer_look = held.record.claim is not None or entry.failure is not None or entry.refusal is not None
+        may_have_new_code = entry.resource.spec.grant.type is GrantType.LABARCHIVES_CODE
+        stopped = entry.failure is not None or entry.refusal is not None
+        needs_closer_look = held.record.claim is not None or stopped or may_have_new_code
         if needs_closer_look or entry.key not in published:
             self._agenda.put(entry.key, 0.0)
             return

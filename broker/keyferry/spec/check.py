@@ -56,9 +56,8 @@ FORMATS: Final[Mapping[FileFormat, ProviderType]] = {
 UNSUPPORTED_GRANTS: Final[Mapping[ProviderType, frozenset[GrantType]]] = {
     ProviderType.OAUTH: frozenset({GrantType.AUTHORIZATION_CODE}),
     ProviderType.TILED: frozenset({GrantType.DEVICE_CODE}),
-    ProviderType.LABARCHIVES: frozenset({GrantType.LABARCHIVES_LOGIN, GrantType.LABARCHIVES_CODE}),
+    ProviderType.LABARCHIVES: frozenset({GrantType.LABARCHIVES_LOGIN}),
 }
-UNSUPPORTED_PROVIDERS: Final = frozenset({ProviderType.LABARCHIVES})
 UNSUPPORTED_FORMATS: Final = frozenset({FileFormat.AIOD, FileFormat.LABARCHIVES})
 
 _REQUEST_FIELDS: Final = ("scopes", "audiences", "resources", "parameters", "client")
@@ -78,12 +77,10 @@ def check_pair(identity: ServiceIdentitySpec, provider: TokenProviderSpec) -> li
 
 def check_supported(identity: ServiceIdentitySpec, provider: TokenProviderSpec) -> Problem | None:
     """Return what this version of Keyferry cannot do yet (reason GrantNotSupported), or None."""
-    if provider.type in UNSUPPORTED_PROVIDERS:
-        return _unsupported(("spec", "providerRef"), f"providers of type {provider.type} are")
     if identity.grant.type in UNSUPPORTED_GRANTS[provider.type]:
         return _unsupported(("spec", "grant", "type"), f"the grant {identity.grant.type} is")
     for index, file in enumerate(identity.target.files):
-        if file.format in UNSUPPORTED_FORMATS:
+        if file.format in UNSUPPORTED_FORMATS and identity.target.type is not TargetType.NONE:
             return _unsupported(("spec", "target", "files", index, "format"), f"the format {file.format} is")
     return None
 
@@ -126,8 +123,6 @@ def _not_found(identity: IdentityResource, names: list[str]) -> Problem:
 
 def supported_grants(provider_type: ProviderType) -> frozenset[GrantType]:
     """Return the grants that this version can carry out with a type of provider."""
-    if provider_type in UNSUPPORTED_PROVIDERS:
-        return frozenset()
     return GRANTS[provider_type] - UNSUPPORTED_GRANTS[provider_type]
 
 
@@ -203,6 +198,13 @@ def _check_formats(identity: ServiceIdentitySpec, provider: TokenProviderSpec) -
                 join_path(("spec", "target", "files", index, "format")),
                 f"{file.format} needs a provider of type {needed}; this one is of type {provider.type}",
             )
+        elif provider.type is ProviderType.LABARCHIVES and file.format is not FileFormat.LABARCHIVES:
+            yield Problem(
+                "spec.target.files",
+                "a LabArchives login is no token, and what stands for it is never published: write"
+                " `files: [{format: LabArchives}]`",
+            )
+            return
 
 
 def _check_request(identity: ServiceIdentitySpec, provider: TokenProviderSpec) -> Iterator[Problem]:
