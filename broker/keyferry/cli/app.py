@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "exec": "keyferry.cli.exec_command:app",
     "status": "keyferry.cli.status_command:app",
     "renew": "keyferry.cli.renew_command:app",
+    "login": "keyferry.cli.login_command:app",
     "lint": "keyferry.cli.lint_command:app",
     "demo": "keyferry.cli.demo_command:app",
     "completion": "keyferry.cli.completion_command:app",

@@ -103,6 +103,8 @@ def front_hosts(spec: TokenProviderSpec) -> frozenset[str]:
     """Return the hosts that a provider names itself (``host[:port]``); discovery may add others."""
     if spec.tiled is not None:
         return frozenset({host_of(spec.tiled.url)})
+    if spec.labarchives is not None:
+        return frozenset({host_of(spec.labarchives.url)})
     urls = [spec.oauth.issuer, spec.oauth.endpoints.token] if spec.oauth is not None else []
     return frozenset(host_of(url) for url in urls if url)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 COMMANDS: Final = {
     "status": "keyferry_operator.kubectl.status_command:app",
     "renew": "keyferry_operator.kubectl.renew_command:app",
+    "login": "keyferry_operator.kubectl.login_command:app",
     "lint": "keyferry_operator.kubectl.lint_command:app",
 }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
+from keyferry.run.prompt import address
 from keyferry.run.table import STYLES, clean, relative
 from keyferry_operator.client import Kind
 from keyferry_operator.kubectl.advice import next_step
@@ -65,6 +66,8 @@ def _lines(body: Object, status: IdentityStatus, now: float) -> Iterator[tuple[s
         yield "Renews", relative(max(status.renewal_time, now), now)
     elif status.next_attempt_time is not None:
         yield "Next try", relative(max(status.next_attempt_time, now), now)
+    if status.prompt is not None:
+        yield "Approve", f"at {address(status.prompt)}, code {status.prompt.user_code}"
     if status.reauthorize_by_time is not None:
         yield "Log in", f"again {relative(status.reauthorize_by_time, now)} at the latest: the session ends then"
     for kind in ("Ready", "Reconciling", "Stalled"):

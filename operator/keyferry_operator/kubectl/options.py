@@ -35,6 +35,7 @@ def names(ctx: typer.Context, incomplete: str) -> list[str]:
 Names = Annotated[
     list[str], typer.Argument(metavar="NAME", help="Identities.", autocompletion=names, show_default=False)
 ]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The identity.", autocompletion=names, show_default=False)]
 SomeNames = Annotated[
     list[str] | None,
     typer.Argument(

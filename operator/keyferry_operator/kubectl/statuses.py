@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from keyferry.engine.status import IdentityStatus
+from keyferry.engine.status import IdentityStatus, Prompt
 from keyferry.errors import Reason, RetryClass
 from keyferry.model import ObjectKey
 
@@ -55,6 +55,7 @@ def status_of(body: Object) -> IdentityStatus:
         reauthorize_by_time=seconds(status.get("reauthorizeByTime")),
         failure_count=int(status.get("failureCount") or 0),
         error_code=str(error.get("code") or ""),
+        prompt=_prompt(status.get("approval")),
     )
 
 
@@ -64,6 +65,18 @@ def seconds(text: object) -> float | None:
         return datetime.fromisoformat(text).timestamp() if isinstance(text, str) else None
     except ValueError:
         return None
+
+
+def _prompt(approval: object) -> Prompt | None:
+    """Return what a person is being asked; None where nobody is."""
+    if not isinstance(approval, dict) or not approval.get("userCode"):
+        return None
+    return Prompt(
+        verification_uri=str(approval.get("verificationURI") or ""),
+        verification_uri_complete=str(approval.get("verificationURIComplete") or ""),
+        user_code=str(approval["userCode"]),
+        expires_at=seconds(approval.get("expirationTime")) or 0.0,
+    )
 
 
 def _reason(ready: Mapping[str, Any], retry: RetryClass | None) -> Reason:
