@@ -37,9 +37,9 @@ async def reserve_seed(job: Job, digest: str) -> Versioned:
 
 def _used(job: Job) -> CredentialError:
     return CredentialError(
-        f"the refresh token or one-time code given to ServiceIdentity {job.key} was used before, by another identity, by an earlier one"
-        " of this name, or by this one, whose private state is lost; it was not sent. A refresh token seeds one"
-        " identity once: obtain a new one and put it into the Secret.",
+        f"the refresh token or one-time code given to ServiceIdentity {job.key} was used before, by another identity,"
+        " by an earlier one of this name, or by this one, whose private state is lost; it was not sent. It begins one"
+        " identity's session, once: obtain a new one and put it into the Secret.",
         reason=Reason.SEED_ALREADY_USED,
         retry=RetryClass.NEEDS_PERSON,
     )

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keyferry.engine.provider import Channel
-from keyferry.errors import ExchangeError, KeyferryError, Reason, ResourceError
+from keyferry.errors import ExchangeError, KeyferryError
 from keyferry.providers.metadata import ProviderMetadata
 from keyferry.providers.tiled import TiledMetadata
-from keyferry.spec.check import UNSUPPORTED_PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,17 +38,14 @@ async def survey(provider: Provider, ports: Ports, observe: Callable[[float], No
 
     It keeps to the provider's rate, and leaves a provider alone whose breaker is open. Nothing is raised.
     """
-    if provider.resource.spec.type in UNSUPPORTED_PROVIDERS:
-        return Findings(
-            problem=ResourceError(
-                f"providers of type {provider.resource.spec.type} are not supported by this version of Keyferry yet",
-                reason=Reason.GRANT_NOT_SUPPORTED,
-            )
-        )
     if afresh:
         provider.ask_again()
     try:
         driver = await provider.driver()
+        region = provider.resource.spec.labarchives
+        if region is not None:  # it says nothing of itself; where it is can be checked
+            await driver.check(region.url)
+            return Findings(region.url)
         await _turn(provider, ports)
         return await _look(provider, driver, Channel(provider, driver, ports, observe))
     except KeyferryError as error:
