@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.entry import Care
-from keyferry.engine.outcome import APPROVAL_PENDING
+from keyferry.engine.status import APPROVAL_PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

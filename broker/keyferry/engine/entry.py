@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.apply import reauthorize_by
 from keyferry.engine.job import REPEATABLE
-from keyferry.engine.outcome import APPROVAL_PENDING
-from keyferry.engine.status import IdentityStatus, Prompt
+from keyferry.engine.status import APPROVAL_PENDING, IdentityStatus, Prompt
 from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:

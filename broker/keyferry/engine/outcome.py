@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.chain import WAITING
-from keyferry.engine.status import Level
+from keyferry.engine.status import APPROVAL_PENDING, Level
 from keyferry.errors import (
     AnswerError,
     ApprovalPending,
@@ -24,8 +24,6 @@ from keyferry.scheduler.lane import backoff
 if TYPE_CHECKING:
     from keyferry.errors import KeyferryError
 
-APPROVAL_PENDING: Final = "approval_pending"
-"""Code of what is no failure: a person is being asked."""
 SUSPICIOUS_WAIT: Final = (60.0, 300.0)
 """Seconds between tries while something that is not the provider answers."""
 

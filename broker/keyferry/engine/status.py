@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from keyferry.model import ObjectKey
 
 
+APPROVAL_PENDING: Final = "approval_pending"
+"""Code of what is no failure: a person is being asked."""
+
+
 class Level(enum.StrEnum):
     """How much an event matters."""
 

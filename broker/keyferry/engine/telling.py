@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from keyferry.engine.entry import Care
-from keyferry.engine.outcome import APPROVAL_PENDING, level_of
-from keyferry.engine.status import Event, Level
+from keyferry.engine.outcome import level_of
+from keyferry.engine.status import APPROVAL_PENDING, Event, Level
 from keyferry.errors import Reason
 from keyferry.freshness import lifetime_too_short, outpaces_readers
 

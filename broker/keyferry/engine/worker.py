@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from keyferry.engine.breakers import Breakers
 from keyferry.engine.chain import WAITING
 from keyferry.engine.job import REFRESHING
-from keyferry.engine.outcome import APPROVAL_PENDING, failure_of, waiting_for_provider
+from keyferry.engine.outcome import failure_of, waiting_for_provider
 from keyferry.engine.provider import Channel, Provider
-from keyferry.engine.status import Level
+from keyferry.engine.status import APPROVAL_PENDING, Level
 from keyferry.engine.telling import Teller
 from keyferry.errors import (
     Conflict,
