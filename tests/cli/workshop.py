@@ -26,7 +26,7 @@ CLIENT = Client(
     "workshop",
     secrets=(SECRET,),
     methods=(AuthMethod.BASIC,),
-    grants=(Grant.CLIENT_CREDENTIALS, Grant.REFRESH_TOKEN),
+    grants=(Grant.CLIENT_CREDENTIALS, Grant.REFRESH_TOKEN, Grant.DEVICE_CODE),
     scopes=("read",),
 )
 
@@ -168,11 +168,11 @@ class Workshop:
                     stream.close()
 
     @contextmanager
-    def running(self, *options: str) -> Iterator[subprocess.Popen[str]]:
-        """Run a broker for the length of the block, its tokens fresh from the first line on."""
+    def running(self, *options: str, fresh: bool = True) -> Iterator[subprocess.Popen[str]]:
+        """Run a broker for the length of the block, its tokens ``fresh`` from the first line on."""
         with self.start("run", str(self.resources), *self.broker_options, *options) as process:
             wait_until(lambda: (self.state / "control.sock").exists() or process.poll() is not None, "a control socket")
-            if process.poll() is None:
+            if fresh and process.poll() is None:
                 wait_until(lambda: self.statuses() or process.poll() is not None, "statuses")
             yield process
             if process.poll() is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from keyferry.demo.clients import Client
+from keyferry.demo.device_codes import Decision
 from keyferry.demo.refresh_tokens import RefreshPolicy, Spend
 from keyferry.demo.signing import TrustedIssuer
 from keyferry.demo.state import IssuedToken, Settings, User
@@ -60,6 +61,9 @@ class Admin:
             "trust": lambda body: issuer.service.trust(TRUSTED_ISSUER.validate_python(body)),
             "seed": lambda body: issuer.seed_refresh_token(body["client"], body["subject"]),
             "revoke": lambda body: issuer.revoke_family(body["refresh_token"]),
+            "decide": lambda body: issuer.service.device_codes.decide(
+                body["user_code"], Decision[body["decision"]], body["subject"]
+            ),
             "pause": lambda _: issuer.pause(),
             "resume": lambda _: issuer.resume(),
             "save": lambda _: save(),

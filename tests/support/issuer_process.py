@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from keyferry.demo.clients import Client
+    from keyferry.demo.device_codes import Decision
     from keyferry.demo.refresh_tokens import Spend
     from keyferry.demo.signing import TrustedIssuer
     from keyferry.demo.state import IssuedToken, User
@@ -125,6 +126,10 @@ class IssuerProcess:
 
     def seed_refresh_token(self, client: str, subject: str) -> str:
         return str(self.write("seed", {"client": client, "subject": subject}))
+
+    def decide(self, user_code: str, decision: Decision, subject: str = "ada") -> None:
+        """Say what a person says on the page for device codes (RFC 8628 3.3)."""
+        self.write("decide", {"user_code": user_code, "decision": decision.name, "subject": subject})
 
     def revoke_family(self, refresh_token: str) -> None:
         """End an authorization, as its person might."""
