@@ -12,12 +12,10 @@ most of a second of pure computing for each scrape, and this a fifth of that.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
 from collections import Counter as Multiset
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -28,6 +26,7 @@ from keyferry import __version__
 from keyferry.engine.status import State
 from keyferry.errors import KeyferryError, Reason
 from keyferry.io.clock import SystemClock
+from keyferry.web.serving import SERVER, Server, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from keyferry.engine import Engine, Event, IdentityStatus
     from keyferry.io.clock import Clock
     from keyferry.model import ObjectKey
-
-log = logging.getLogger(__name__)
 
 LOOPBACK: Final = "127.0.0.1"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -103,7 +100,7 @@ class MetricsServer:
 
     async def start(self) -> None:
         """Listen. Raises KeyferryError where the address cannot be had."""
-        runner = web.ServerRunner(_Server(self._handle), shutdown_timeout=SHUTDOWN)
+        runner = web.ServerRunner(Server(self._handle), shutdown_timeout=SHUTDOWN)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()
@@ -155,18 +152,18 @@ class MetricsServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
-            return _plain(405, "method not allowed\n", Allow="GET, HEAD")
+            return plain(405, "method not allowed\n", Allow="GET, HEAD")
         if request.path == "/healthz":
-            return _plain(200, "ok\n")
+            return plain(200, "ok\n")
         if request.path != "/metrics" or self._executor is None:
-            return _plain(404, "not found; the metrics are at /metrics\n")
+            return plain(404, "not found; the metrics are at /metrics\n")
         # One at a time: many who scrape at once must not cost the engine more than one does.
         async with self._scraping:
             identities = await self._identities()
             others = _Others(self._engine, self._tally, identities.states, self._clock.monotonic())
             text = await asyncio.get_running_loop().run_in_executor(self._executor, others.text)
             body = b"".join((text, *identities.parts()))
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE, "Server": "keyferry"})
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE, "Server": SERVER})
 
     async def _identities(self) -> _Identities:
         """Write the series of all identities: consistent for each, and without holding up the loop for long."""
@@ -359,36 +356,3 @@ def _gauge(name: str, documentation: str, label: str, values: Mapping[str, float
 
 _ALWAYS: Final = frozenset({("success", Reason.ISSUED.value), ("failure", Reason.RETRYING.value)})
 """Results and reasons that every provider's series begin with."""
-
-
-class _Connection(web.RequestHandler):
-    """Answers a request that is no HTTP without repeating it, in the answer or in the log."""
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - it holds parts of the request
-    ) -> web.StreamResponse:
-        """Answer with the status alone; a defect of ours is logged."""
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("the metrics could not be served: %s", type(exc).__name__, exc_info=exc)
-        if request.writer.output_size > 0:
-            raise ConnectionError("part of the answer is sent already")
-        response = _plain(status, "this request cannot be answered\n")
-        response.force_close()
-        return response
-
-
-class _Server(web.Server):
-    """Makes connections."""
-
-    def __call__(self) -> web.RequestHandler:
-        """Return what speaks HTTP on one connection."""
-        # No log of accesses is documented as None, but typed as if there always were one.
-        return _Connection(self, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
-
-
-def _plain(status: int, text: str, **headers: str) -> web.Response:
-    return web.Response(status=status, text=text, headers={**headers, "Server": "keyferry"})

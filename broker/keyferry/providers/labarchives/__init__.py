@@ -7,22 +7,23 @@ number, and the number decides, for the HTTP status that comes with it is not do
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from keyferry.providers.labarchives.login import LabArchivesUser, Notebook, SignedCall
 from keyferry.providers.labarchives.methods import is_signable, may_be_signed
-from keyferry.providers.labarchives.session import (
-    SESSION_TYPE,
-    LabArchivesUser,
-    epoch_time,
-    login_url,
-    redeem,
-    user_info,
-)
 from keyferry.providers.labarchives.signature import AccessKey, Signature, sign
+
+if TYPE_CHECKING:
+    from keyferry.providers.labarchives.session import SESSION_TYPE, epoch_time, login_url, redeem, user_info
 
 __all__ = [
     "SESSION_TYPE",
     "AccessKey",
     "LabArchivesUser",
+    "Notebook",
     "Signature",
+    "SignedCall",
     "epoch_time",
     "is_signable",
     "login_url",
@@ -31,3 +32,10 @@ __all__ = [
     "sign",
     "user_info",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Those who only sign must not pay for the exchange, which brings all grants along.
+    if name in __all__:
+        return getattr(importlib.import_module("keyferry.providers.labarchives.session"), name)
+    raise AttributeError(name)

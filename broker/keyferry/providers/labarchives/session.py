@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlencode
 
 from keyferry.grants.failure import Asked, malformed
 from keyferry.model import HttpRequest, HttpResponse
 from keyferry.providers.labarchives.answer import read_tree, text_of
+from keyferry.providers.labarchives.login import LabArchivesUser, Notebook
 from keyferry.providers.labarchives.signature import AccessKey, sign
 from keyferry.secret import SecretValue
 
@@ -27,18 +27,7 @@ LOGIN_PAGE_LIFETIME: Final = 300.0
 _HEADERS: Final = {"Accept": "application/xml"}
 _LONGEST_UID: Final = 4096
 
-Redemption: TypeAlias = Generator[HttpRequest, HttpResponse, "LabArchivesUser"]
-
-
-@dataclass(frozen=True, slots=True)
-class LabArchivesUser:
-    """A person's login, as LabArchives describes it."""
-
-    uid: SecretValue
-    email: str
-    full_name: str
-    may_log_in_alone: bool
-    """False where LabArchives says that this login must not be used without its person (``auto-login-allowed``)."""
+Redemption: TypeAlias = Generator[HttpRequest, HttpResponse, LabArchivesUser]
 
 
 def redeem(url: str, key: AccessKey, email: SecretValue, code: SecretValue, at: float) -> Redemption:
@@ -102,7 +91,14 @@ def _user(tree: Element, asked: Asked, known: SecretValue | None = None) -> LabA
         email=text_of(tree, "email"),
         full_name=text_of(tree, "fullname"),
         may_log_in_alone=text_of(tree, "auto-login-allowed").lower() != "false",
+        notebooks=tuple(_notebooks(tree)),
     )
+
+
+def _notebooks(tree: Element) -> Iterator[Notebook]:
+    for found in tree.iterfind(".//notebook"):
+        if text_of(found, "id"):
+            yield Notebook(text_of(found, "id"), text_of(found, "name"), text_of(found, "is-default").lower() == "true")
 
 
 def _is_uid(text: str) -> bool:

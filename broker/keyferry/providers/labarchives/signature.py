@@ -47,7 +47,11 @@ def sign(key: AccessKey, method: str, at: float) -> Signature:
     ``method`` is the last segment of the call's path; for the login page it is the redirect URI, unencoded. No other
     parameter is signed.
     """
-    expires = int(at * 1000)
+    return sign_at(key, method, int(at * 1000))
+
+
+def sign_at(key: AccessKey, method: str, expires: int) -> Signature:
+    """Return the signature for a time that is given as it is sent: Unix milliseconds."""
     message = f"{key.id.reveal()}{method}{expires}".encode()
     digest = hmac.new(key.password.reveal().encode(), message, hashlib.sha512).digest()
     return Signature(key.id.reveal(), expires, base64.b64encode(digest).decode("ascii"))
