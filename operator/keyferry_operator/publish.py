@@ -41,6 +41,9 @@ class SecretPublisher:
         self._origin = origin
         self._toucher = toucher
 
+    def endpoint(self, key: ObjectKey) -> None:
+        """Return nothing: endpoints are in pods, whose sidecars write the files that name them."""
+
     def place(self, key: ObjectKey) -> str:
         """Return nothing: where a pod mounts a Secret is the pod's affair."""
         del key

@@ -131,8 +131,12 @@ class Workshop:
 
     def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
+        return self.call_program(*self.command(*arguments), **environment)
+
+    def call_program(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run any program to its end, as ``call`` does."""
         return subprocess.run(
-            self.command(*arguments),
+            command,
             env=self.environment | environment,
             cwd=self.base,
             capture_output=True,

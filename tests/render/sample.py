@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keyferry.model import TokenSet
-from keyferry.render import Delivery, RenderInput
+from keyferry.render import Delivery, Endpoint, RenderInput
 from keyferry.secret import SecretValue
 
 TOKEN = "eyJhbGciOi.J9-canary_7f3a.sig~+/="
@@ -36,6 +36,7 @@ def given(
     api_key: bool = False,
     delivery: Delivery = Delivery.DIRECTORY,
     directory: str = "",
+    endpoint: Endpoint | None = None,
 ) -> RenderInput:
     return RenderInput(
         token=token or token_set(),
@@ -44,4 +45,5 @@ def given(
         api_key=api_key,
         delivery=delivery,
         directory=directory,
+        endpoint=endpoint,
     )

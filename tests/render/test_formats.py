@@ -4,6 +4,9 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +14,8 @@ from hypothesis import given as for_all
 from hypothesis import strategies
 
 from keyferry.errors import KeyferryError, PublishError, Reason, ResourceError, RetryClass
-from keyferry.render import Delivery, check_formats, render
+from keyferry.render import Delivery, Endpoint, check_formats, render
+from keyferry.secret import SecretValue
 from keyferry.spec.target import FileFormat, TargetFile
 from tests.render.sample import ID_TOKEN, TOKEN, given, token_set
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from keyferry.render import RenderInput
 
 TILED = TargetFile(format=FileFormat.TILED)
+LABARCHIVES = TargetFile(format=FileFormat.LABARCHIVES)
+AIOD = TargetFile(format=FileFormat.AIOD, api_server="https://api.example.org")
+ENDPOINT = Endpoint("http://127.0.0.1:7531/x", SecretValue("placeholder"), "keyferry")
 TOKEN_CACHE = ".tiled/tokens/https%3A%2F%2Fexample.org%2Fapi%2Fv1%2F/access_token"
 
 
@@ -148,14 +155,60 @@ def test_a_tiled_login_cannot_be_delivered_in_a_secret() -> None:
     assert refused.value.reason is Reason.FORMAT_NEEDS_SIDECAR
 
 
-@pytest.mark.parametrize("file_format", [FileFormat.AIOD, FileFormat.LABARCHIVES])
-def test_formats_of_later_versions_are_refused_before_a_token_is_asked_for(file_format: FileFormat) -> None:
-    files = [unchecked(file_format, None)]
-    with pytest.raises(ResourceError, match=f"{file_format}.*not supported by this version") as refused:
-        check_formats(files, api_key=False, delivery=Delivery.DIRECTORY)
-    assert refused.value.reason is Reason.GRANT_NOT_SUPPORTED
-    with pytest.raises(ResourceError):
-        render(files, given())
+def test_labarchives_at_an_endpoint() -> None:
+    token = replace(token_set(), email="ada@example.org")
+    rendered = render([LABARCHIVES], given(token, endpoint=ENDPOINT))
+    assert rendered == {
+        "labarchives.env": b"API_URL='http://127.0.0.1:7531/x/labarchives'\n"
+        b"ACCESS_KEYID='keyferry'\n"
+        b"ACCESS_PWD='placeholder'\n"
+        b"AUTH_EMAIL='ada@example.org'\n"
+        b"AUTH_KEY='keyferry'\n"
+    }
+    for email in ("", "o'hara@example.org", "a\nb"):
+        odd = render([LABARCHIVES], given(replace(token, email=email), endpoint=ENDPOINT))["labarchives.env"]
+        assert b"AUTH_EMAIL='keyferry@localhost'\n" in odd
+    assert TOKEN.encode() not in rendered["labarchives.env"]
+
+
+def test_labarchives_without_an_endpoint_publishes_nothing() -> None:
+    assert render([LABARCHIVES], given()) == {}
+    with pytest.raises(ResourceError, match="sidecar") as refused:
+        check_formats([LABARCHIVES], api_key=False, delivery=Delivery.SECRET)
+    assert refused.value.reason is Reason.FORMAT_NEEDS_SIDECAR
+
+
+def test_aiod_at_an_endpoint_holds_no_token() -> None:
+    rendered = render([AIOD], given(endpoint=ENDPOINT))
+    assert set(rendered) == {".aiod/config.toml", ".aiod/token.toml"}
+    assert tomllib.loads(rendered[".aiod/config.toml"].decode()) == {
+        "api_server": "https://api.example.org/",
+        "auth_server": "http://127.0.0.1:7531/x/",
+    }
+    assert tomllib.loads(rendered[".aiod/token.toml"].decode()) == {"refresh_token": "placeholder"}
+
+
+@pytest.mark.parametrize(("delivery", "folder"), [(Delivery.SECRET, ""), (Delivery.DIRECTORY, ".aiod/")])
+def test_aiod_without_an_endpoint_is_for_short_jobs(delivery: Delivery, folder: str) -> None:
+    rendered = render([AIOD], given(delivery=delivery))
+    assert tomllib.loads(rendered[f"{folder}config.toml"].decode()) == {
+        "api_server": "https://api.example.org/",
+        "auth_server": "https://auth.example.org/",
+        "realm": "aiod",
+    }
+    assert tomllib.loads(rendered[f"{folder}token.toml"].decode()) == {
+        "refresh_token": "managed-by-keyferry",
+        "access_token": TOKEN,
+        "expiration_date": "2026-09-21T15:13:20+00:00",
+    }
+
+
+def test_aiod_never_tells_an_expiry_that_its_client_misreads() -> None:
+    token = replace(token_set(), expires_at=token_set().issued_at + 30 * 86400)
+    told = tomllib.loads(render([AIOD], given(token))[".aiod/token.toml"].decode())["expiration_date"]
+    assert datetime.fromisoformat(told).timestamp() - token.issued_at < 86400
+    plain = render([TargetFile(format=FileFormat.AIOD)], given(replace(token, issuer="https://issuer.example.org")))
+    assert tomllib.loads(plain[".aiod/config.toml"].decode()) == {}
 
 
 def test_two_files_of_one_name_are_refused() -> None:

@@ -43,6 +43,9 @@ class SharedPublisher:
         """Whether every write fails."""
         self._published: dict[str, tuple[ObjectKey, Published]] = {}
 
+    def endpoint(self, _key: ObjectKey) -> None:
+        return None
+
     def place(self, _key: ObjectKey) -> str:
         return ""
 

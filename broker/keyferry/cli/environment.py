@@ -21,7 +21,8 @@ _LINE: Final = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)='(?P<value>[^']*)'"
 def environment(inherited: Mapping[str, str], places: Sequence[Mapping[str, Any]], *, with_env: bool) -> dict[str, str]:
     """Return ``inherited`` with what the identities add; what is set there stays.
 
-    ``places`` are as ``keyferry.run.control.place`` returns them, the first identity first. ``with_env`` adds the
+    ``places`` are as ``keyferry.run.control.place`` returns them, the first identity first, with the variables that
+    ``keyferry.cli.client_environment`` added. ``with_env`` adds the
     variables in files of format Env, as they are now. Raises CommandError where two identities need the same variable.
     """
     added: dict[str, str] = {"KEYFERRY_DIR": str(Path(places[0]["directory"]).parent)}
@@ -32,7 +33,8 @@ def environment(inherited: Mapping[str, str], places: Sequence[Mapping[str, Any]
     owners: dict[str, str] = {}
     for place in places:
         directory = Path(place["directory"])
-        for name, value in _of_identity(directory, place["files"], with_env=with_env):
+        clients: Mapping[str, str] = place.get("environment", {})
+        for name, value in (*clients.items(), *_of_identity(directory, place["files"], with_env=with_env)):
             if owners.setdefault(name, directory.name) != directory.name and name not in inherited:
                 raise CommandError(
                     f"{owners[name]} and {directory.name} both need the variable {name}: run one command for each,"

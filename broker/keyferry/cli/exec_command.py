@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,6 +43,14 @@ def execute(
     env: Annotated[
         bool, typer.Option("--env", help="Also set the variables in Env files, as they are when CMD starts.")
     ] = False,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="HOME of CMD, for clients that look for their files there (format AIoD).",
+            show_default=False,
+        ),
+    ] = None,
     given: opt.Given,
 ) -> None:
     """Wait for good tokens, start CMD, and end as it ends."""
@@ -50,18 +59,26 @@ def execute(
         raise CommandError("name the command after two dashes: keyferry exec NAME... -- CMD [ARG...]", ExitCode.INVALID)
     minimum = opt.duration(minimum_remaining, "--minimum-remaining") if minimum_remaining is not None else None
     options = given.options
-    work = _Execution(options.settings(), options.keys(names), given.level, command)
+    work = _Execution(options.settings(), options.keys(names), given.level, command, home)
     opt.leave(work.run(minimum, given.patience, with_env=env))
 
 
 class _Execution:
     """One command and its tokens."""
 
-    def __init__(self, settings: "RunSettings", keys: "list[ObjectKey]", level: Level, command: list[str]) -> None:
+    def __init__(
+        self,
+        settings: "RunSettings",
+        keys: "list[ObjectKey]",
+        level: Level,
+        command: list[str],
+        home: Path | None,
+    ) -> None:
         self._settings = settings
         self._keys = keys
         self._level = level
         self._command = command
+        self._home = home.absolute() if home is not None else None
         self._interrupted = 0
 
     def run(self, minimum: float | None, patience: float, *, with_env: bool) -> int:
@@ -94,10 +111,14 @@ class _Execution:
         self, keeper: "Keeper", signals: "Signals", minimum: float | None, patience: float, *, with_env: bool
     ) -> int:
         from keyferry.cli.child import Child  # noqa: PLC0415
+        from keyferry.cli.client_environment import ClientEnvironment  # noqa: PLC0415
         from keyferry.cli.environment import environment  # noqa: PLC0415
 
         places = await keeper.good_tokens(minimum, patience)
-        child = Child(self._command, environment(os.environ, places, with_env=with_env), signals.before)
-        signals.forward_to(child)
-        keeper.watch()
-        return await asyncio.to_thread(child.wait)
+        inherited = dict(os.environ) | ({"HOME": str(self._home)} if self._home is not None else {})
+        clients = ClientEnvironment(self._settings, self._keys, lambda: keeper.broker, self._home)
+        async with clients.within(places, inherited):
+            child = Child(self._command, environment(inherited, places, with_env=with_env), signals.before)
+            signals.forward_to(child)
+            keeper.watch()
+            return await asyncio.to_thread(child.wait)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 LARGEST = 4 << 20
+NOT_A_TOKEN = "labarchives"  # noqa: S105 - it says so
+"""As ``keyferry.providers.labarchives.SESSION_TYPE``: what is kept there is a user id, and nobody gets that."""
 LEEWAY = 5.0
 """As ``keyferry.run.requests.LONGEST_LEEWAY``, which is too expensive to import here."""
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
@@ -71,6 +73,8 @@ def stored_token(state: str, namespace: str, name: str, minimum: float | None) -
         if minimum is None:
             minimum = max(float(record.get("minimum_remaining", 0.0)), min(LEEWAY, (expires - issued) / 4))
         text = token["access_token"]
+        if token.get("token_type") == NOT_A_TOKEN:
+            return None
         good = expires - time.time() >= max(minimum, 0.001) and token.get("publishable", True) is True
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StopIteration):
         return None

@@ -69,6 +69,11 @@ class Keeper:
             await self._take_over()
             await asyncio.sleep(POLL)
 
+    @property
+    def broker(self) -> RunningBroker | OwnBroker:
+        """Who works on the identities just now."""
+        return self._broker
+
     def watch(self) -> None:
         """From now on, tell what goes wrong, and take over from a broker that is gone."""
         self._listen()

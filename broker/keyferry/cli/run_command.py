@@ -1,7 +1,7 @@
 """``keyferry run``: the broker itself."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -10,6 +10,8 @@ from keyferry.cli.exits import EXIT_HELP, CommandError, ExitCode
 from keyferry.engine.status import Level
 
 app = typer.Typer(add_completion=False)
+
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1")
 
 
 @app.command(help=f"Keep the tokens of all identities under PATH fresh, until stopped.\n\n{EXIT_HELP}")
@@ -29,6 +31,15 @@ def run(
         str | None,
         typer.Option(
             metavar="ADDR", envvar="KEYFERRY_METRICS", help="Serve Prometheus metrics on HOST:PORT.", show_default=False
+        ),
+    ] = None,
+    loopback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR",
+            envvar="KEYFERRY_LOOPBACK",
+            help="Serve loopback endpoints on [HOST:]PORT, for formats AIoD and LabArchives.",
+            show_default=False,
         ),
     ] = None,
     allow_host: opt.AllowHosts = None,
@@ -60,17 +71,23 @@ def run(
     level = opt.read_level(log_level, Level.INFO) if log_level else None
     _check_address(metrics)
     patience = opt.duration(timeout, "--timeout")
-    opt.leave(_run(given, patience if once else None, metrics, level))
+    opt.leave(_run(given, patience if once else None, metrics, _loopback(loopback, once=once), level))
 
 
-def _run(given: opt.Options, once: float | None, metrics: str | None, level: Level | None) -> int:
+def _run(
+    given: opt.Options,
+    once: float | None,
+    metrics: str | None,
+    loopback: tuple[str, int] | None,
+    level: Level | None,
+) -> int:
     from keyferry.cli.outputs import make_output  # noqa: PLC0415 - slow to import
     from keyferry.cli.running import RunOptions, run_broker  # noqa: PLC0415
 
     settings = given.run_settings()
     output = make_output(level)
     try:
-        return asyncio.run(run_broker(settings, RunOptions(once, metrics), output))
+        return asyncio.run(run_broker(settings, RunOptions(once, metrics, loopback), output))
     finally:
         output.close()
 
@@ -84,3 +101,22 @@ def _check_address(metrics: str | None) -> None:
         parse_address(metrics)
     except ValueError as error:
         raise CommandError(f"--metrics: {error}", ExitCode.INVALID) from None
+
+
+def _loopback(text: str | None, *, once: bool) -> tuple[str, int] | None:
+    """Read ``--loopback``: an address that only this machine can reach. Raises CommandError."""
+    if text is None:
+        return None
+    from keyferry.run.metrics import parse_address  # noqa: PLC0415 - only where it is asked for
+
+    try:
+        host, port = parse_address(text)
+    except ValueError as error:
+        raise CommandError(f"--loopback: {error}", ExitCode.INVALID) from None
+    if host not in LOOPBACK_HOSTS:
+        raise CommandError(
+            f"--loopback: {host} is not the loopback: name a port of {' or '.join(LOOPBACK_HOSTS)}", ExitCode.INVALID
+        )
+    if once:
+        raise CommandError("--loopback and --once exclude each other: nothing would be served", ExitCode.INVALID)
+    return host, port

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from keyferry.cli.exits import CommandError, ExitCode
 from keyferry.cli.options import complain
+from keyferry.cli.sessions import OwnBroker
 from keyferry.cli.settling import Settling
 from keyferry.engine import Event, Level
 from keyferry.errors import KeyferryError, Reason
@@ -19,6 +20,7 @@ from keyferry.run.broker import LocalBroker
 from keyferry.run.control import ControlServer
 from keyferry.run.last_run import remember
 from keyferry.spec.check import check_loaded
+from keyferry.web.presented import key_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -39,6 +41,8 @@ class RunOptions:
     """Seconds in which every token must be fresh; None runs on."""
     metrics: str | None = None
     """Address of the metrics."""
+    loopback: tuple[str, int] | None = None
+    """Where the loopback endpoints are served."""
 
 
 class Stopping:
@@ -102,6 +106,10 @@ class _Run:
         trouble = remember(self._settings)
         if trouble:
             self._say(Level.WARNING, "not_remembered", trouble)
+        async with self._loopback():
+            return await self._work()
+
+    async def _work(self) -> int:
         await self._broker.start()
         self._broker.reporter.listeners.append(self._output)
         async with ControlServer(self._broker), self._metrics():
@@ -162,6 +170,29 @@ class _Run:
         level = Level.INFO if code is ExitCode.DONE else Level.ERROR
         self._say(level, "finished", settling.summary())
         return code
+
+    @contextlib.asynccontextmanager
+    async def _loopback(self) -> AsyncIterator[None]:
+        """Serve the endpoints; before the start, for token files name them."""
+        if self._options.loopback is None:
+            yield
+            return
+        from keyferry.cli.endpoints import SessionSource, loopback  # noqa: PLC0415 - only where they are wanted
+
+        broker, session = self._broker, OwnBroker(self._broker)
+
+        def lookup(part: str) -> SessionSource | None:
+            key = key_of(part, self._settings.default_namespace)
+            endpoint = broker.endpoint(key) if key in broker.engine.roster.entries else None
+            if endpoint is None:
+                return None
+            return SessionSource(lambda: session, self._settings.state, key, endpoint.placeholder)
+
+        host, port = self._options.loopback
+        async with loopback(self._settings, lookup, host=host, port=port) as server:
+            broker.loopback = server.url
+            self._say(Level.INFO, "loopback", f"loopback endpoints are below {server.url}")
+            yield
 
     @contextlib.asynccontextmanager
     async def _metrics(self) -> AsyncIterator[None]:

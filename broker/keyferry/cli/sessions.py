@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from keyferry.cli.exits import CommandError, ExitCode
 from keyferry.io.state_dir import StateHeld
+from keyferry.run import signing
 from keyferry.run.broker import LocalBroker
 from keyferry.run.control import ControlClient, ControlServer, NobodyAnswersError, place
 from keyferry.run.requests import login, renew, want
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from keyferry.model import ObjectKey
     from keyferry.run.requests import Answer
     from keyferry.run.settings import RunSettings
+    from keyferry.run.signing import Call
     from keyferry.spec.loaded import Loaded
 
 T = TypeVar("T")
@@ -44,6 +46,9 @@ class Session(Protocol):
 
     async def place(self, key: ObjectKey) -> dict[str, Any]:
         """Tell where an identity's files are, and their formats."""
+
+    async def labarchives(self, key: ObjectKey, call: Call, method: str) -> dict[str, Any]:
+        """Do what the loopback endpoint of a LabArchives identity needs."""
 
 
 class RunningBroker:
@@ -70,6 +75,11 @@ class RunningBroker:
     async def place(self, key: ObjectKey) -> dict[str, Any]:
         """Tell where an identity's files are, and their formats; also a way to see that it still answers."""
         found: dict[str, Any] = await self._ask(lambda client: client.place(key))
+        return found
+
+    async def labarchives(self, key: ObjectKey, call: Call, method: str) -> dict[str, Any]:
+        """Do what the loopback endpoint of a LabArchives identity needs."""
+        found: dict[str, Any] = await self._ask(lambda client: client.labarchives(key, call, method))
         return found
 
     async def check(self) -> None:
@@ -105,6 +115,10 @@ class OwnBroker:
     async def place(self, key: ObjectKey) -> dict[str, Any]:
         """Tell where an identity's files are, and their formats."""
         return place(self.broker, key)
+
+    async def labarchives(self, key: ObjectKey, call: Call, method: str) -> dict[str, Any]:
+        """Do what the loopback endpoint of a LabArchives identity needs."""
+        return await signing.answer(self.broker, key, call, method)
 
 
 @contextlib.asynccontextmanager

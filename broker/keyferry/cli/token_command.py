@@ -1,12 +1,14 @@
 """``keyferry token``: one token on stdout, and nothing else."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from keyferry.cli import options as opt
 from keyferry.cli.exits import EXIT_HELP, CommandError, ExitCode
-from keyferry.cli.fast import print_token, stored_token
+from keyferry.cli.fast import NOT_A_TOKEN, print_token, stored_token
+from keyferry.model import ObjectKey
 
 app = typer.Typer(add_completion=False)
 
@@ -43,8 +45,21 @@ def token(
         if text is None and trouble is not None:
             raise trouble
     if text is None:
-        raise CommandError(f"the token of {key} is gone again before it could be read; ask once more", ExitCode.FAILED)
+        raise _nothing_to_print(options.state, key)
     print_token(text)
+
+
+def _nothing_to_print(state: Path, key: ObjectKey) -> CommandError:
+    """Return why there is no token although all is well."""
+    from keyferry.run.stored_token import read_record  # noqa: PLC0415 - only where there is something to explain
+
+    record = read_record(state, key)
+    if record is not None and record.token is not None and record.token.token_type == NOT_A_TOKEN:
+        return CommandError(
+            f"{key} is a LabArchives login, which is no token: use `keyferry exec {key.name} -- CMD`",
+            ExitCode.FAILED,
+        )
+    return CommandError(f"the token of {key} is gone again before it could be read; ask once more", ExitCode.FAILED)
 
 
 def _renew(given: opt.Options, name: str, minimum: float | None, patience: float) -> CommandError | None:

@@ -18,6 +18,7 @@ from keyferry.engine.loop import Loop, Waive
 from keyferry.engine.provider import Drivers
 from keyferry.engine.roster import Roster
 from keyferry.engine.shards import Shards
+from keyferry.engine.signing import LabArchivesSigner
 from keyferry.engine.survey import survey
 from keyferry.engine.undertaker import Undertaker
 from keyferry.engine.worker import Worker
@@ -110,6 +111,8 @@ class Engine:
             self._loop,
             drain=settings.drain,
         )
+        self.labarchives = LabArchivesSigner(ports, self.roster, self._observe_seconds)
+        """Signs LabArchives calls for workloads."""
 
     # --- what is declared ---------------------------------------------------------------------------------------------
 

@@ -203,6 +203,7 @@ class Desk:
             api_key=api_key,
             delivery=self._ports.publisher.delivery,
             directory=self._ports.publisher.place(entry.key),
+            endpoint=self._ports.publisher.endpoint(entry.key),
         )
         files = render(entry.resource.spec.target.files, given)
         if given.delivery is Delivery.SECRET:

@@ -24,17 +24,23 @@ from keyferry.providers.labarchives.answer import CLOCK
 from keyferry.record import Binding, Versioned
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
     from keyferry.engine.apply import Context
     from keyferry.engine.job import Job
     from keyferry.engine.ports import Ports
     from keyferry.engine.provider import Provider
+    from keyferry.io.clock import Clock
     from keyferry.ledger import Ledger
-    from keyferry.model import Exchange
+    from keyferry.model import Exchange, HttpRequest, HttpResponse
     from keyferry.providers.labarchives import LabArchivesUser
     from keyferry.record import Record
     from keyferry.secret import SecretValue
     from keyferry.spec.provider import LabArchivesProvider
     from keyferry.spec.resources import IdentityResource
+
+    Send: TypeAlias = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 CHECKED_FOR: Final = 86400.0
 """Seconds for which a login counts as good after LabArchives said so; it is asked again well before their end."""
@@ -46,21 +52,19 @@ class LabArchivesExchanger:
     def __init__(self, ports: Ports, ledger: Ledger) -> None:
         self._ports = ports
         self._ledger = ledger
-        self._ahead: dict[str, float] = {}
-        """By provider: seconds by which its clock is ahead of ours."""
 
     async def perform(self, job: Job) -> Versioned:
         """Return the record with the login checked, or begun. Raises KeyferryErrors."""
-        region = _region(job)
-        key = await self._access_key(job, region)
-        context = job.context(_binding(region, key), None)
+        region = region_of(job.provider)
+        key = await access_key(job.provider, region)
+        context = job.context(binding_of(region, key), None)
         try:
             return await self._perform(job, region, key, context)
         except Refused as error:
             if error.code != CLOCK:
                 raise
             # Nothing was used up: the request was refused for its time alone. Once more, by the server's clock.
-            await self._set_clock(job, region, key)
+            job.note(await set_clock(job.provider, region, key, self._ports.clock, job.channel.send))
             await job.reread()
             return await self._perform(job, region, key, context)
 
@@ -84,7 +88,7 @@ class LabArchivesExchanger:
         code = held.record.refresh_token if held is not None else None
         if held is None or code is None or held.record.binding is None:
             return None
-        region = _region(job)
+        region = region_of(job.provider)
         blank = AccessKey(code, code)  # it signs a request that is not sent
         outcome = Outcome(job, job.context(held.record.binding, None), new_session=True)
         committed = await self._ledger.recover(held, lambda at: _redeemed(region, blank, code, code, at), outcome.apply)
@@ -166,20 +170,8 @@ class LabArchivesExchanger:
         job.note("the new one-time code began no login; the one before it goes on")
         raise Conflict("the login before the new code goes on")
 
-    async def _set_clock(self, job: Job, region: LabArchivesProvider, key: AccessKey) -> None:
-        now = self._ports.clock.now()
-        server = await drive(epoch_time(region.url, key, now), job.channel.send)
-        self._ahead[job.provider.name] = server - self._ports.clock.now()
-        job.note(f"LabArchives' clock differs from ours by {server - now:.0f} s; requests are signed by its clock")
-
     def _server_time(self, job: Job, now: float) -> float:
-        return now + self._ahead.get(job.provider.name, 0.0)
-
-    async def _access_key(self, job: Job, region: LabArchivesProvider) -> AccessKey:
-        reader = job.provider.reader(_hosts(region))
-        return AccessKey(
-            await value(reader, region.access_key_id_from), await value(reader, region.access_password_from)
-        )
+        return now + job.provider.clock_ahead
 
     async def _code(self, job: Job, region: LabArchivesProvider) -> SecretValue:
         grant = job.spec.grant.lab_archives_code
@@ -197,18 +189,34 @@ class LabArchivesExchanger:
         return await value(job.reader(_hosts(region)), grant.email_from)
 
 
-def _region(job: Job) -> LabArchivesProvider:
-    region = job.provider.resource.spec.labarchives
+def region_of(provider: Provider) -> LabArchivesProvider:
+    """Return what the resource says of a LabArchives region. Raises ResourceError for another provider."""
+    region = provider.resource.spec.labarchives
     if region is None:
-        raise ResourceError(f"{job.provider.name} is no LabArchives region")
+        raise ResourceError(f"{provider.name} is no LabArchives region")
     return region
+
+
+async def access_key(provider: Provider, region: LabArchivesProvider) -> AccessKey:
+    """Return the organization's key, as it is now. Raises CredentialError."""
+    reader = provider.reader(_hosts(region))
+    return AccessKey(await value(reader, region.access_key_id_from), await value(reader, region.access_password_from))
+
+
+async def set_clock(provider: Provider, region: LabArchivesProvider, key: AccessKey, clock: Clock, send: Send) -> str:
+    """Ask the server for its time and sign by it from now on; return what people are told. Raises ExchangeError."""
+    now = clock.now()
+    server = await drive(epoch_time(region.url, key, now), send)
+    provider.clock_ahead = server - clock.now()
+    return f"LabArchives' clock differs from ours by {server - now:.0f} s; requests are signed by its clock"
 
 
 def _hosts(region: LabArchivesProvider) -> frozenset[str]:
     return frozenset({host_of(region.url)})
 
 
-def _binding(region: LabArchivesProvider, key: AccessKey) -> Binding:
+def binding_of(region: LabArchivesProvider, key: AccessKey) -> Binding:
+    """Return whom a login belongs to."""
     # A user id is good with the access key that it was issued to only.
     return Binding(region.url, tuple(sorted(_hosts(region))), key.id.reveal())
 

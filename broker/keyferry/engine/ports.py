@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keyferry.plan import Failure
     from keyferry.publication import Publication, Published
     from keyferry.record import Record
+    from keyferry.render import Endpoint
     from keyferry.secret import SecretValue
     from keyferry.spec.resources import IdentityResource, ProviderResource
     from keyferry.spec.target import Target
@@ -62,6 +63,10 @@ class Publisher(Protocol):
 
     def place(self, key: ObjectKey) -> str:
         """Return the absolute directory in which workloads find the files; empty where that is not known."""
+        ...
+
+    def endpoint(self, key: ObjectKey) -> Endpoint | None:
+        """Return the loopback endpoints that workloads find beside the files, where they are served."""
         ...
 
     async def publish(self, publication: Publication, record: Record) -> Published:

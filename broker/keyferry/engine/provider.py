@@ -127,6 +127,8 @@ class Provider:
         self._discovering = asyncio.Lock()
         self.trouble: ExchangeError | AnswerError | None = None
         """Why the provider could not be asked again for what is known of it."""
+        self.clock_ahead = 0.0
+        """Seconds by which the server's clock is ahead of ours, where requests are signed by it."""
 
     def update(self, resource: ProviderResource) -> None:
         """Take over a changed resource: the breaker and the rate stay, what was discovered does not."""
@@ -162,16 +164,8 @@ class Provider:
         keepsakes = Keepsakes(self._ports.credentials)
         reader = CredentialReader(keepsakes, self.resource.key.namespace, self.front())
         tls = self.resource.spec.tls
-        authorities: str | None = None
+        authorities = await self._authorities(reader)
         client: ClientCertificate | None = None
-        if tls.ca_from is not None:
-            if tls.ca_from.secret_key_ref is not None:
-                raw = await reader.pem(tls.ca_from.secret_key_ref.name, tls.ca_from.secret_key_ref.key)
-            elif tls.ca_from.config_map_key_ref is not None:
-                raw = await reader.config(tls.ca_from.config_map_key_ref.name, tls.ca_from.config_map_key_ref.key)
-            else:
-                raise ResourceError(f"{self.name}: spec.tls.caFrom names no source")
-            authorities = raw.decode("utf-8", "replace")
         if tls.client_certificate_from is not None:
             secret = tls.client_certificate_from.secret_ref.name
             chain = (await reader.pem(secret, "tls.crt")).decode("utf-8", "replace")
@@ -189,6 +183,22 @@ class Provider:
         shown = self.resource.spec.tls.client_certificate_from
         if shown is not None:
             await self.reader(hosts).pem(shown.secret_ref.name, "tls.key")
+
+    async def authorities(self) -> str | None:
+        """Return the PEM bundle to trust instead of the system's authorities, as it is now. Raises CredentialError."""
+        return await self._authorities(self.reader(self.front()))
+
+    async def _authorities(self, reader: CredentialReader) -> str | None:
+        source = self.resource.spec.tls.ca_from
+        if source is None:
+            return None
+        if source.secret_key_ref is not None:
+            raw = await reader.pem(source.secret_key_ref.name, source.secret_key_ref.key)
+        elif source.config_map_key_ref is not None:
+            raw = await reader.config(source.config_map_key_ref.name, source.config_map_key_ref.key)
+        else:
+            raise ResourceError(f"{self.name}: spec.tls.caFrom names no source")
+        return raw.decode("utf-8", "replace")
 
     async def oauth(self, channel: Channel) -> ProviderMetadata:
         """Return what is known of an OAuth provider, discovered where the resource names an issuer."""
@@ -263,12 +273,21 @@ class Channel:
     between a claim and its spend.
     """
 
-    def __init__(self, provider: Provider, driver: HttpDriver, ports: Ports, observe: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        driver: HttpDriver,
+        ports: Ports,
+        observe: Callable[[float], None],
+        *,
+        permits: int = 1,
+    ) -> None:
+        """``permits`` is how many were taken before: none where no queue came first."""
         self.provider = provider
         self._driver = driver
         self._clock = ports.clock
         self._observe = observe
-        self._permits = 1
+        self._permits = permits
 
     async def ready(self) -> None:
         """Wait until the next ``send`` may go at once."""

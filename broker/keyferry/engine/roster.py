@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,7 +11,7 @@ from keyferry.engine.entry import Entry, ProviderKey
 from keyferry.engine.provider import Drivers, Provider
 from keyferry.errors import KeyferryError, Reason, ResourceError
 from keyferry.model import ObjectKey
-from keyferry.render import Delivery
+from keyferry.render import ENDPOINT_FORMATS, Delivery
 from keyferry.spec.check import check_pair, check_secret_formats, check_supported
 from keyferry.spec.hashes import files_hash, token_hash
 from keyferry.spec.identity import ProviderKind
@@ -192,7 +193,7 @@ class Roster:
         """Work out whether an identity can be used as it is written, and the hashes that tell a change."""
         provider = self.provider_of(entry)
         spec = entry.resource.spec
-        entry.files_hash = files_hash(spec.target)
+        entry.files_hash = self._files_hash(entry)
         if provider is None:
             entry.refusal = self._without_provider(entry)
             return
@@ -241,6 +242,16 @@ class Roster:
                 reason=Reason.IDENTITY_CYCLE,
             )
         return None
+
+    def _files_hash(self, entry: Entry) -> str:
+        """Return the digest of what is published, with the endpoint where a file names it."""
+        target = entry.resource.spec.target
+        plain = files_hash(target)
+        endpoint = self._ports.publisher.endpoint(entry.key)
+        if endpoint is None or not any(file.format in ENDPOINT_FORMATS for file in target.files):
+            return plain
+        placeholder = endpoint.placeholder.fingerprint(self._ports.store.digest_key)
+        return hashlib.sha256(f"{plain} {endpoint.url} {placeholder}".encode()).hexdigest()
 
     def _cycle(self, start: ObjectKey) -> list[ObjectKey]:
         """Return the way from an identity back to itself over identityRefs, or nothing."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from keyferry.errors import Reason, ResourceError
+from keyferry.render.aiod import render_aiod
 from keyferry.render.env import render_env
-from keyferry.render.given import Delivery, RenderInput, described
+from keyferry.render.given import Delivery, Endpoint, RenderInput, described
 from keyferry.render.json_object import render_json
+from keyferry.render.labarchives import render_labarchives
 from keyferry.render.template import render_template
 from keyferry.render.tiled import render_tiled
 from keyferry.render.token import render_token
@@ -20,31 +22,36 @@ if TYPE_CHECKING:
 
     Renderer: TypeAlias = Callable[[TargetFile, RenderInput], dict[str, bytes]]
 
-__all__ = ["Delivery", "RenderInput", "check_formats", "render"]
+__all__ = ["ENDPOINT_FORMATS", "Delivery", "Endpoint", "RenderInput", "check_formats", "render"]
 
+ENDPOINT_FORMATS: Final = frozenset({FileFormat.AIOD, FileFormat.LABARCHIVES})
+"""Formats that name the loopback endpoint, where it is served."""
 _RENDERERS: Final[Mapping[FileFormat, Renderer]] = {
     FileFormat.TOKEN: render_token,
     FileFormat.JSON: render_json,
     FileFormat.ENV: render_env,
     FileFormat.TEMPLATE: render_template,
     FileFormat.TILED: render_tiled,
+    FileFormat.AIOD: render_aiod,
+    FileFormat.LABARCHIVES: render_labarchives,
 }
 
 
 def check_formats(files: Sequence[TargetFile], *, api_key: bool, delivery: Delivery) -> None:
     """Raise ``ResourceError`` for a format that cannot be written: so that it is known before a token is asked for.
 
-    ``Reason.GRANT_NOT_SUPPORTED`` where this version lacks the format, ``Reason.FORMAT_NEEDS_SIDECAR`` where it cannot
-    be delivered in a Secret.
+    ``Reason.FORMAT_NEEDS_SIDECAR`` where it cannot be delivered in a Secret.
     """
     for file in files:
-        if file.format not in _RENDERERS:
+        if delivery is not Delivery.SECRET:
+            continue
+        if file.format is FileFormat.LABARCHIVES:
             raise ResourceError(
-                f"The {described(file)} is not supported by this version of Keyferry. Leave it out of"
-                " spec.target.files until a later version brings it.",
-                reason=Reason.GRANT_NOT_SUPPORTED,
+                "Format LabArchives cannot be delivered in a Secret: its client needs an endpoint that signs its calls."
+                " Deliver through a sidecar.",
+                reason=Reason.FORMAT_NEEDS_SIDECAR,
             )
-        if file.format is FileFormat.TILED and not api_key and delivery is Delivery.SECRET:
+        if file.format is FileFormat.TILED and not api_key:
             raise ResourceError(
                 "Format Tiled with the login's own token cannot be delivered in a Secret: the Tiled client deletes"
                 " files in its token directory. Set spec.apiKey to publish a scoped API key instead, or deliver through"

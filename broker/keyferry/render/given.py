@@ -27,6 +27,17 @@ class Delivery(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an identity's loopback endpoints are, and what a workload presents to them."""
+
+    url: str
+    """Without a slash at the end."""
+    placeholder: SecretValue
+    access_key_id: str
+    """The LabArchives access key id that goes with the placeholder."""
+
+
+@dataclass(frozen=True, slots=True)
 class RenderInput:
     """All that formats may draw on."""
 
@@ -40,6 +51,8 @@ class RenderInput:
     delivery: Delivery
     directory: str = ""
     """The absolute directory that the files will lie in for the client; empty where that is not known."""
+    endpoint: Endpoint | None = None
+    """The loopback endpoints, where they are served."""
 
 
 def access_token(file: TargetFile, given: RenderInput) -> str:

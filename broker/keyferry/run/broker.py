@@ -17,6 +17,7 @@ from keyferry.io.file_store import FileStore
 from keyferry.io.state_dir import StateDir
 from keyferry.io.threads import Threads, in_thread
 from keyferry.model import ObjectKey
+from keyferry.render import Endpoint
 from keyferry.run.failures import FailureFiles
 from keyferry.run.local_publisher import LocalPublisher
 from keyferry.run.memory import building, settle
@@ -24,6 +25,7 @@ from keyferry.run.reporter import LocalReporter
 from keyferry.run.resources import ResourceFiles
 from keyferry.run.sources import LocalCredentials
 from keyferry.spec.target import FileFormat
+from keyferry.web.presented import ACCESS_KEY_ID, lasting_placeholder, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,6 +97,8 @@ class LocalBroker:
         self._tasks: list[asyncio.Task[Any]] = []
         self.problems: tuple[Problem, ...] = ()
         """What is wrong in the resource files just now."""
+        self.loopback = ""
+        """URL that loopback endpoints are served below, where they are; set it before ``start``."""
         self.ready = asyncio.Event()
         """Set once the schedule is built."""
 
@@ -161,6 +165,13 @@ class LocalBroker:
         self._declare(loaded)
         return key in self.engine.roster.entries
 
+    def endpoint(self, key: ObjectKey) -> Endpoint | None:
+        """Return the loopback endpoints of an identity, where they are served."""
+        if not self.loopback:
+            return None
+        placeholder = lasting_placeholder(self._state.digest_key, key)
+        return Endpoint(f"{self.loopback}/{part_of(key, self.settings.default_namespace)}", placeholder, ACCESS_KEY_ID)
+
     def directory(self, key: ObjectKey) -> Path:
         """Return where an identity's files are."""
         return self._publisher.directory(key)
@@ -176,7 +187,9 @@ class LocalBroker:
     async def _assemble(self) -> None:
         state = self._state
         self.reporter = LocalReporter(FailureFiles(state.path), self._executor)
-        self._publisher = LocalPublisher(self.settings.out, key=state.digest_key, executor=self._executor)
+        self._publisher = LocalPublisher(
+            self.settings.out, key=state.digest_key, executor=self._executor, endpoint=self.endpoint
+        )
         self._escrow = FileEscrow(state.path, self._executor)
         store = FileStore(state, self._executor)
         policy = AddressPolicy(allowed=self.settings.allowed_hosts)

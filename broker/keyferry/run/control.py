@@ -1,8 +1,9 @@
 """The control socket ``STATE/control.sock``: a working broker answers the other commands of the same user.
 
 One JSON object a line asks, one answers. Nothing that passes here is a token: whoever asks reads that in the private
-state, which is open to the same user only. The socket lies in a directory of mode 0700, has mode 0600 itself, and the
-other side's user is asked of the kernel (SO_PEERCRED, unix(7)).
+state, which is open to the same user only. What a signed LabArchives call needs does pass (``keyferry.run.signing``).
+The socket lies in a directory of mode 0700, has mode 0600 itself, and the other side's user is asked of the kernel
+(SO_PEERCRED, unix(7)).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 from keyferry import __version__
 from keyferry.errors import KeyferryError, StoreUnavailable
 from keyferry.model import ObjectKey
+from keyferry.run import signing
 from keyferry.run.requests import Answer, Outcome, login, renew, want
 from keyferry.run.status_json import decode_status, encode_status
 
@@ -40,6 +42,8 @@ LONGEST_PATH: Final = 107
 """Bytes of the address of a Unix socket (unix(7)), less the final zero."""
 SLACK: Final = 10.0
 """Seconds that a client allows beyond what the broker may wait."""
+LONGEST_CALL: Final = 60.0
+"""Seconds in which LabArchives must have been asked."""
 
 _CREDENTIALS: Final = struct.Struct("3i")
 
@@ -152,12 +156,17 @@ async def _place(broker: LocalBroker, request: dict[str, Any]) -> dict[str, Any]
     return place(broker, key) if await broker.include(key) else {"directory": None, "files": []}
 
 
+async def _labarchives(broker: LocalBroker, request: dict[str, Any]) -> dict[str, Any]:
+    return await signing.answer(broker, _key(request), signing.Call(request["call"]), str(request.get("method", "")))
+
+
 _OPERATIONS: Final[dict[str, Callable[[LocalBroker, dict[str, Any]], Awaitable[dict[str, Any]]]]] = {
     "status": _status,
     "want": _want,
     "renew": _renew,
     "login": _login,
     "place": _place,
+    "labarchives": _labarchives,
 }
 
 
@@ -166,7 +175,7 @@ def place(broker: LocalBroker, key: ObjectKey) -> dict[str, Any]:
     files = broker.engine.roster.entries[key].resource.spec.target.files
     return {
         "directory": str(broker.directory(key).absolute()),
-        "files": [{"format": file.format.value, "name": file.name} for file in files],
+        "files": [{"format": file.format.value, "name": file.name, "apiServer": file.api_server} for file in files],
     }
 
 
@@ -221,6 +230,11 @@ class ControlClient:
     def place(self, key: ObjectKey) -> dict[str, Any]:
         """Return where an identity's files are, as ``place`` does. Raises NobodyAnswersError."""
         return self._ask({"op": "place", "namespace": key.namespace, "name": key.name}, SLACK)
+
+    def labarchives(self, key: ObjectKey, call: signing.Call, method: str) -> dict[str, Any]:
+        """Return what ``signing.answer`` does. Raises NobodyAnswersError."""
+        request = {"op": "labarchives", "namespace": key.namespace, "name": key.name, "call": call, "method": method}
+        return self._ask(request, LONGEST_CALL)
 
     def close(self) -> None:
         """Hang up."""

@@ -8,13 +8,14 @@ from keyferry.render import Delivery
 from keyferry.run.publisher import FilePublisher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
     from pathlib import Path
 
     from keyferry.model import ObjectKey
     from keyferry.publication import Publication, Published
     from keyferry.record import Record
+    from keyferry.render import Endpoint
 
 
 class LocalPublisher:
@@ -22,7 +23,10 @@ class LocalPublisher:
 
     delivery = Delivery.DIRECTORY
 
-    def __init__(self, out: Path, *, key: bytes, executor: Executor) -> None:
+    def __init__(
+        self, out: Path, *, key: bytes, executor: Executor, endpoint: Callable[[ObjectKey], Endpoint | None]
+    ) -> None:
+        self._endpoint = endpoint
         self._files = FilePublisher(out, key=key, executor=executor)
 
     def prepare(self) -> int:
@@ -36,6 +40,10 @@ class LocalPublisher:
     def place(self, key: ObjectKey) -> str:
         """Return where an identity's files are, as an absolute path."""
         return str(self._files.directory(key).absolute())
+
+    def endpoint(self, key: ObjectKey) -> Endpoint | None:
+        """Return the loopback endpoints of an identity, where they are served."""
+        return self._endpoint(key)
 
     async def publish(self, publication: Publication, record: Record) -> Published:  # noqa: ARG002 - kept beside
         """Make the files be as it says."""

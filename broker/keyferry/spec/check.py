@@ -58,7 +58,6 @@ UNSUPPORTED_GRANTS: Final[Mapping[ProviderType, frozenset[GrantType]]] = {
     ProviderType.TILED: frozenset({GrantType.DEVICE_CODE}),
     ProviderType.LABARCHIVES: frozenset({GrantType.LABARCHIVES_LOGIN}),
 }
-UNSUPPORTED_FORMATS: Final = frozenset({FileFormat.AIOD, FileFormat.LABARCHIVES})
 
 _REQUEST_FIELDS: Final = ("scopes", "audiences", "resources", "parameters", "client")
 
@@ -79,9 +78,6 @@ def check_supported(identity: ServiceIdentitySpec, provider: TokenProviderSpec) 
     """Return what this version of Keyferry cannot do yet (reason GrantNotSupported), or None."""
     if identity.grant.type in UNSUPPORTED_GRANTS[provider.type]:
         return _unsupported(("spec", "grant", "type"), f"the grant {identity.grant.type} is")
-    for index, file in enumerate(identity.target.files):
-        if file.format in UNSUPPORTED_FORMATS and identity.target.type is not TargetType.NONE:
-            return _unsupported(("spec", "target", "files", index, "format"), f"the format {file.format} is")
     return None
 
 
