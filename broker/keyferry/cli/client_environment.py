@@ -49,6 +49,11 @@ class ClientEnvironment:
         if not wanted & ENDPOINT_FORMATS:
             yield
             return
+        if self._home is not None and sum(_has(place, FileFormat.AIOD) for place in places) > 1:
+            raise CommandError(
+                "the AI-on-Demand client knows one login: run one command for each identity of format AIoD",
+                ExitCode.INVALID,
+            )
         sources = {
             key.name: SessionSource(self._session, self._settings.state, key, new_placeholder()) for key in self._keys
         }
@@ -79,13 +84,17 @@ class ClientEnvironment:
                 email = record.token.email if record is not None and record.token is not None else ""
                 variables |= labarchives_variables(endpoint, email)
             elif file["format"] == FileFormat.AIOD and self._home is not None:
-                stack.enter_context(_aiod_home(self._home, aiod_files(endpoint, file["apiServer"])))
+                stack.enter_context(_aiod_home(self._home, aiod_files(endpoint, file.get("apiServer"))))
             elif file["format"] == FileFormat.AIOD:
                 complain(
                     f"the AI-on-Demand client looks in $HOME/.aiod alone: name the directory that is to be HOME for the"
                     f" command (--home DIR), or it will not be logged in as {key}"
                 )
         return variables
+
+
+def _has(place: Mapping[str, Any], wanted: FileFormat) -> bool:
+    return any(file["format"] == wanted for file in place["files"])
 
 
 @contextlib.contextmanager

@@ -175,7 +175,11 @@ def place(broker: LocalBroker, key: ObjectKey) -> dict[str, Any]:
     files = broker.engine.roster.entries[key].resource.spec.target.files
     return {
         "directory": str(broker.directory(key).absolute()),
-        "files": [{"format": file.format.value, "name": file.name, "apiServer": file.api_server} for file in files],
+        "files": [
+            {"format": file.format.value, "name": file.name}
+            | ({"apiServer": file.api_server} if file.api_server is not None else {})
+            for file in files
+        ],
     }
 
 
