@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-from keyferry.cli.endpoints import SessionSource, loopback
 from keyferry.cli.exits import CommandError, ExitCode
 from keyferry.cli.options import complain
 from keyferry.errors import PublishError
@@ -54,6 +53,8 @@ class ClientEnvironment:
                 "the AI-on-Demand client knows one login: run one command for each identity of format AIoD",
                 ExitCode.INVALID,
             )
+        from keyferry.cli.endpoints import SessionSource, loopback  # noqa: PLC0415 - a server is slow to import
+
         sources = {
             key.name: SessionSource(self._session, self._settings.state, key, new_placeholder()) for key in self._keys
         }
