@@ -33,6 +33,8 @@ QUIET: Final = 2.0
 """Seconds without another object after which a watch's own list counts as whole."""
 ASKED_ONE_BY_ONE: Final = 50
 """More objects than these that a list left out are looked for with another list."""
+FIRST: Final = 20.0
+"""Seconds until the first comparison: what vanished between our list and a watch's own first one, nobody tells of."""
 PAUSE: Final = 15.0
 """Seconds until a comparison that failed is made again."""
 
@@ -75,7 +77,7 @@ class Sweep:
 
     async def run(self) -> None:
         """Compare until cancelled."""
-        pause = self._every
+        pause = min(self._every, FIRST)
         while True:
             try:
                 async with asyncio.timeout(pause):

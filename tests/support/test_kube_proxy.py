@@ -212,6 +212,8 @@ async def _watched(client: KubeClient, namespace: str, names: list[str]) -> list
         (ApiFaultKind.MUFFLE, ["ADDED a", "ADDED c", "open"]),
     ],
 )
+# Connections that were left to themselves on purpose are closed when the garbage collector finds them.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_watch_that_fails(
     client: KubeClient, proxy: KubeProxy, namespace: str, kind: ApiFaultKind, told: list[str]
 ) -> None:

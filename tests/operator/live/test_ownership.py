@@ -44,7 +44,12 @@ def copied(field: Field, source: str, name: str, namespace: str = "") -> dict[st
 async def test_somebody_elses_secret_is_left_alone_whatever_it_says(field: Field) -> None:
     add_bot(field.issuer)
     field.apply(field.provider(), field.secret("bot", secret=SECRET), field.identity("nightly"))
-    stranger = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "1-2-3", "controller": True}
+    # An owner that is there, else the cluster's own controllers collect what it owns.
+    owner = field.cluster.api.create(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "namespace": field.namespace}}
+    )
+    uid = owner["metadata"]["uid"]
+    stranger = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": uid, "controller": True}
     async with field.operator():
         await field.until_ready("nightly")
         precious = copied(field, "nightly", "copy")
