@@ -263,13 +263,13 @@ def _run(settings: OperatorSettings, access: Access, metrics: str | None, level:
     try:
         with ThreadPoolExecutor(EXECUTOR_THREADS, thread_name_prefix="keyferry-escrow") as executor:
             process = Operator(settings, _login, FileEscrow(settings.escrow, executor), token_file=access.token_file)
-            return asyncio.run(_live(process, metrics, output))
+            return asyncio.run(serve(process, metrics, output))
     finally:
         output.close()
 
 
-async def _live(process: Operator, metrics: str | None, output: LinesOutput) -> int:
-    """Run until a signal; return the exit code."""
+async def serve(process: Operator, metrics: str | None, output: LinesOutput) -> int:
+    """Run ``process``, with probes at ``metrics``, until a signal; return the exit code."""
     stopping = asyncio.Event()
     with _signals(stopping):
         async with contextlib.AsyncExitStack() as stack:

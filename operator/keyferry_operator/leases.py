@@ -38,6 +38,19 @@ JITTER: Final = 0.2
 """Part of ``RETRY`` by which each waits longer at random, so that they do not all come at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The seconds of leases, where they are not to be those above."""
+
+    duration: float = DURATION
+    deadline: float = DEADLINE
+    retry: float = RETRY
+    request: float = REQUEST
+
+
+DEFAULT_TIMING: Final = Timing()
+
+
 class LeaseApi(Protocol):
     """What of ``KubeClient`` is needed here; its methods raise ApiError."""
 
@@ -88,9 +101,9 @@ class Seen:
         """Return what is seen after another look."""
         return self if claim == self.claim else Seen(claim, now)
 
-    def holder(self, now: float) -> str:
+    def holder(self, now: float, duration: float = DURATION) -> str:
         """Return who holds it; nobody where it was released or has run out."""
-        if self.claim is None or now - self.since >= DURATION:
+        if self.claim is None or now - self.since >= duration:
             return ""
         return self.claim.holder
 
@@ -104,14 +117,14 @@ class Step(enum.Enum):
     WAIT = enum.auto()
 
 
-def decide(seen: Seen, me: str, now: float) -> Step:
+def decide(seen: Seen, me: str, now: float, duration: float = DURATION) -> Step:
     """Return what ``me`` is to do with the Lease; ``now`` is of the clock of ``seen``."""
     claim = seen.claim
     if claim is None:
         return Step.CREATE
     if claim.holder == me:
         return Step.RENEW
-    if not claim.holder or now - seen.since >= DURATION:
+    if not claim.holder or now - seen.since >= duration:
         return Step.TAKE
     return Step.WAIT
 
@@ -126,7 +139,7 @@ class Place:
     """What is to stand on it, beside what others put there."""
 
 
-def lease_object(body: Object | None, step: Step, me: str, place: Place) -> Object:
+def lease_object(body: Object | None, step: Step, me: str, place: Place, duration: float = DURATION) -> Object:
     """Return the Lease to write over ``body``, which keeps its version and what others put on it."""
     at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     held = body or {
@@ -140,7 +153,7 @@ def lease_object(body: Object | None, step: Step, me: str, place: Place) -> Obje
     spec = {
         **before,
         "holderIdentity": me,
-        "leaseDurationSeconds": int(DURATION),
+        "leaseDurationSeconds": math.ceil(duration),
         "acquireTime": at if new else before.get("acquireTime", at),
         "renewTime": at,
         "leaseTransitions": claim.transitions + (step is Step.TAKE),
@@ -151,8 +164,9 @@ def lease_object(body: Object | None, step: Step, me: str, place: Place) -> Obje
 class Hold:
     """One replica's hold on one Lease: ``attempt`` gets and keeps it, ``release`` gives it away. Neither raises."""
 
-    def __init__(self, client: LeaseApi, place: Place, me: str, clock: Clock) -> None:
+    def __init__(self, client: LeaseApi, place: Place, me: str, clock: Clock, timing: Timing = DEFAULT_TIMING) -> None:
         """``me`` is to be unique: two replicas that were given one name by mistake are two."""
+        self._timing = timing
         self._client = client
         self.place = place
         self.me = me
@@ -173,7 +187,7 @@ class Hold:
     @property
     def left(self) -> float:
         """For how many seconds it may still be believed to be ours without another renewal."""
-        return self._held_at + DEADLINE - self._now()
+        return self._held_at + self._timing.deadline - self._now()
 
     @property
     def taken_by(self) -> str:
@@ -186,11 +200,11 @@ class Hold:
 
         With ``seen`` and ``body``, as they were listed just now, it need not be read to be taken.
         """
-        begun = self._now()
+        begun, patience = self._now(), self._timing.request
         if seen is not None:
             self._seen = seen
         try:
-            async with asyncio.timeout(min(REQUEST, self.left) if self.left > 0 else REQUEST):
+            async with asyncio.timeout(min(patience, self.left) if self.left > 0 else patience):
                 held = await self._write(body)
         except Exception as error:  # noqa: BLE001 - whatever happens, the next try may do better
             self._body = None  # it may have been written for all that: read it before the next try
@@ -210,7 +224,7 @@ class Hold:
     async def release(self, *, delete: bool = False) -> None:
         """Let the next replica take over at once. Where that fails, it does when the lease has run out."""
         try:
-            async with asyncio.timeout(REQUEST):
+            async with asyncio.timeout(self._timing.request):
                 body = await self._find()
                 claim = Claim.of(body)
                 if body is None or claim is None or claim.holder != self.me:
@@ -226,7 +240,10 @@ class Hold:
                 log.info("the lease %s is released", self.place.name)
         except Exception as error:  # noqa: BLE001 - it runs out by itself
             log.warning(
-                "the lease %s could not be released (%s); it runs out in %.0f s", self.place.name, told(error), DURATION
+                "the lease %s could not be released (%s); it runs out in %.0f s",
+                self.place.name,
+                told(error),
+                self._timing.duration,
             )
 
     async def _find(self) -> Object | None:
@@ -243,10 +260,10 @@ class Hold:
             if body is None:
                 body = await self._find()
             self._seen = self._seen.then(Claim.of(body), self._now())
-            step = decide(self._seen, self.me, self._now())
+            step = decide(self._seen, self.me, self._now(), self._timing.duration)
         if step is Step.WAIT:
             return False
-        wanted = lease_object(body, step, self.me, self.place)
+        wanted = lease_object(body, step, self.me, self.place, self._timing.duration)
         self.continued = step is Step.RENEW
         write = self._client.create if step is Step.CREATE else self._client.replace
         self._body = await write(LEASES, self.place.namespace, wanted)

@@ -24,7 +24,7 @@ from keyferry_operator.credentials import ClusterCredentials
 from keyferry_operator.errors import ApiError
 from keyferry_operator.following import Follower
 from keyferry_operator.installation import Installation
-from keyferry_operator.leases import cancelled, done_before
+from keyferry_operator.leases import DEFAULT_TIMING, Timing, cancelled, done_before
 from keyferry_operator.names import KEYS_SECRET, MANAGER
 from keyferry_operator.provider_status import ProviderReporter
 from keyferry_operator.publish import SecretPublisher
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from keyferry.escrow import Escrow
     from keyferry.io.addresses import HostRule
+    from keyferry.ledger import Checkpoint
     from keyferry.secret import SecretValue
     from keyferry_operator.client import Object
 
@@ -77,6 +78,7 @@ class OperatorSettings:
     """Work only in shards whose Lease this replica holds; needs rights on Leases."""
     shards: int = 1
     """Into how many parts the work falls, by provider, that replicas share."""
+    lease: Timing = DEFAULT_TIMING
     times: WatchTimes = DEFAULT_TIMES
     escrow: Path = Path("/var/lib/keyferry")
     """Root of the ``FileEscrow``."""
@@ -93,13 +95,18 @@ class Operator:
         *,
         token_file: Path | None = None,
         resolver: Callable[[], AbstractResolver] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        """Begin nothing yet; ``resolver`` makes what asks the DNS for providers' names, in place of the system's."""
+        """Begin nothing yet; ``resolver`` makes what asks the DNS for providers' names, in place of the system's.
+
+        ``checkpoint`` is called at every step of the ledger and of publishing, by name.
+        """
         self.settings = settings
         self._login = login
         self._escrow = escrow
         self._token_file = token_file
         self._resolver = resolver
+        self._checkpoint = checkpoint
         self.catalog = Catalog()
         self._stop_asked = asyncio.Event()
         self._listed = False
@@ -155,6 +162,7 @@ class Operator:
         self.engine = Engine(
             ports,
             EngineSettings(holder=settings.instance, suspend_all=settings.suspend_all, shards=settings.shards),
+            checkpoint=self._checkpoint,
         )
         self._follower = Follower(
             self.client,
@@ -255,7 +263,14 @@ class Operator:
         # Renewals of a lease must not wait for a connection behind ten thousand Secrets.
         async with KubeClient(self._login(), token_file=self._token_file) as client:
             settings = self.settings
-            sharing = Sharing(client, settings.namespace, settings.instance, settings.shards, self._work)
+            sharing = Sharing(
+                client,
+                settings.namespace,
+                settings.instance,
+                settings.shards,
+                self._work,
+                timing=settings.lease,
+            )
             running = asyncio.create_task(sharing.run(), name="leases")
             asked = asyncio.create_task(self._stop_asked.wait())
             try:

@@ -19,7 +19,7 @@ from keyferry.errors import KeyferryError
 from keyferry.io.clock import SystemClock
 from keyferry_operator.client import LEASES
 from keyferry_operator.division import shards_to_take
-from keyferry_operator.leases import DURATION, JITTER, REQUEST, RETRY, Claim, Hold, Place, Seen, cancelled, told
+from keyferry_operator.leases import DEFAULT_TIMING, JITTER, Claim, Hold, Place, Seen, cancelled, told
 from keyferry_operator.names import LEASE, REPLICA, SHARD
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from keyferry.io.clock import Clock
     from keyferry_operator.client import Object
-    from keyferry_operator.leases import LeaseApi
+    from keyferry_operator.leases import LeaseApi, Timing
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Work(Protocol):
 class _View:
     """All Leases of ours, as they were listed last."""
 
+    duration: float
     bodies: dict[str, Object] = field(default_factory=dict)
     seen: dict[str, Seen] = field(default_factory=dict)
 
@@ -67,7 +68,7 @@ class _View:
 
     def holder(self, name: str, now: float) -> str:
         seen = self.seen.get(name)
-        return seen.holder(now) if seen is not None else ""
+        return seen.holder(now, self.duration) if seen is not None else ""
 
     def holders(self, prefix: str, now: float) -> Iterator[tuple[str, str]]:
         """Yield the Leases of a kind that are held, with their holders."""
@@ -79,8 +80,17 @@ class Sharing:
     """One replica's part: ``run``, until ``close`` ends it."""
 
     def __init__(
-        self, client: LeaseApi, namespace: str, instance: str, shards: int, work: Work, *, clock: Clock | None = None
+        self,
+        client: LeaseApi,
+        namespace: str,
+        instance: str,
+        shards: int,
+        work: Work,
+        *,
+        timing: Timing = DEFAULT_TIMING,
+        clock: Clock | None = None,
     ) -> None:
+        self._timing = timing
         self._client = client
         self._namespace = namespace
         self._shards = shards
@@ -89,12 +99,12 @@ class Sharing:
         self._labels = {SHARDS_LABEL: str(shards)} if shards > 1 else {}
         self.identity = f"{instance}_{secrets.token_hex(4)}"
         """Unique: a container after its crash is another one."""
-        self._view = _View()
+        self._view = _View(timing.duration)
         self._held: dict[int, Hold] = {}
         self._giving: dict[int, asyncio.Task[None]] = {}
         self._gaining: set[asyncio.Task[None]] = set()
         name = REPLICA + hashlib.sha256(self.identity.encode()).hexdigest()[:16]
-        self._membership = Hold(client, Place(namespace, name, self._labels), self.identity, self._clock)
+        self._membership = Hold(client, Place(namespace, name, self._labels), self.identity, self._clock, timing)
         self._membership_turn = asyncio.Lock()
         self._closing = self._closed = self._blind = False
         self._told = ""
@@ -108,7 +118,7 @@ class Sharing:
         """Hold a fair share, until closed. Raises nothing that can be expected."""
         while not self._closed:
             await self._turn()
-            pause = RETRY * (1 + JITTER * random.random())  # noqa: S311 - no secret hangs on it
+            pause = self._timing.retry * (1 + JITTER * random.random())  # noqa: S311 - no secret hangs on it
             left = [hold.left for hold in self._held.values()]
             await self._clock.sleep(min([pause, *(max(0.0, each) for each in left)]))
 
@@ -146,7 +156,7 @@ class Sharing:
     async def _list(self) -> bool:
         bodies: dict[str, Object] = {}
         try:
-            async with asyncio.timeout(REQUEST):
+            async with asyncio.timeout(self._timing.request):
                 async for body in self._client.pages(LEASES, self._namespace):
                     name = str(body["metadata"]["name"])
                     if name == LEASE or name.startswith((SHARD, REPLICA)):
@@ -203,7 +213,10 @@ class Sharing:
 
     async def _take(self, shards: list[int]) -> None:
         places = {shard: Place(self._namespace, self._name(shard), self._labels) for shard in shards}
-        holds = {shard: Hold(self._client, place, self.identity, self._clock) for shard, place in places.items()}
+        holds = {
+            shard: Hold(self._client, place, self.identity, self._clock, self._timing)
+            for shard, place in places.items()
+        }
         names = [(hold, hold.place.name) for hold in holds.values()]
         got = await asyncio.gather(
             *(hold.attempt(self._view.seen.get(name), self._view.bodies.get(name)) for hold, name in names)
@@ -251,12 +264,13 @@ class Sharing:
         """Delete the Leases of replicas that ended long ago without a word."""
         now = self._now()
         for name, seen in self._view.seen.items():
-            if name.startswith(REPLICA) and now - seen.since > DURATION + BURIED:
+            if name.startswith(REPLICA) and now - seen.since > self._timing.duration + BURIED:
                 metadata = self._view.bodies[name]["metadata"]
                 await _quietly(
                     self._client.delete(
                         LEASES, self._namespace, name, uid=metadata["uid"], version=metadata["resourceVersion"]
-                    )
+                    ),
+                    self._timing.request,
                 )
 
     def _tell(self) -> None:
@@ -285,9 +299,9 @@ def _listed(shards: frozenset[int]) -> str:
     return ", ".join(map(str, sorted(shards))) or "(none)"
 
 
-async def _quietly(work: Coroutine[Any, Any, Any]) -> None:
+async def _quietly(work: Coroutine[Any, Any, Any], patience: float) -> None:
     try:
-        async with asyncio.timeout(REQUEST):
+        async with asyncio.timeout(patience):
             await work
     except Exception as error:  # noqa: BLE001 - the next look may do better
         log.debug("a lease could not be deleted: %s", told(error))
