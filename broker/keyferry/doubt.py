@@ -57,12 +57,12 @@ class Judgement:
     at: float
 
 
-def settle_time(claim: Claim, *, holder_gone: bool) -> float:
+def settle_time(claim: Claim, *, holder_gone: bool, margin: float = SETTLE_MARGIN) -> float:
     """Return how long (seconds, by our own monotonic clock from when we first saw it) to leave a claim alone.
 
     A holder known to be dead sends nothing more, but the provider may still be working on what it sent.
     """
-    return claim.deadline if holder_gone else claim.deadline + SETTLE_MARGIN
+    return claim.deadline if holder_gone else claim.deadline + margin
 
 
 def judge(claim: Claim, policy: DoubtPolicy, *, expires_at: float | None, settled: bool, now: float) -> Judgement:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from keyferry.doubt import SETTLE_MARGIN
 from keyferry.engine import Engine, EngineSettings, Ports
 from keyferry.errors import KeyferryError
 from keyferry.io.clock import SystemClock
@@ -79,6 +80,8 @@ class OperatorSettings:
     shards: int = 1
     """Into how many parts the work falls, by provider, that replicas share."""
     lease: Timing = DEFAULT_TIMING
+    settle_margin: float = SETTLE_MARGIN
+    """Seconds beyond a request's deadline for which the claim of another replica is left alone."""
     times: WatchTimes = DEFAULT_TIMES
     escrow: Path = Path("/var/lib/keyferry")
     """Root of the ``FileEscrow``."""
@@ -161,7 +164,12 @@ class Operator:
         )
         self.engine = Engine(
             ports,
-            EngineSettings(holder=settings.instance, suspend_all=settings.suspend_all, shards=settings.shards),
+            EngineSettings(
+                holder=settings.instance,
+                suspend_all=settings.suspend_all,
+                shards=settings.shards,
+                settle_margin=settings.settle_margin,
+            ),
             checkpoint=self._checkpoint,
         )
         self._follower = Follower(

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from keyferry.doubt import SETTLE_MARGIN
 from keyferry.engine.chain import IdentityChain
 from keyferry.engine.credentials import Reference, Referent
 from keyferry.engine.custody import Custody
@@ -61,6 +62,8 @@ class EngineSettings:
     drain: float = DRAIN
     shards: int = 1
     """Into how many parts the identities fall that processes share."""
+    settle_margin: float = SETTLE_MARGIN
+    """Seconds beyond a request's deadline for which another's claim is left alone (``doubt.settle_time``)."""
 
 
 class Engine:
@@ -81,7 +84,15 @@ class Engine:
         self._worker = Worker(
             ports,
             self.roster,
-            Desk(ports, settings.holder, self._chain, checkpoint, self._may_begin, prompts=settings.prompts),
+            Desk(
+                ports,
+                settings.holder,
+                self._chain,
+                checkpoint,
+                self._may_begin,
+                prompts=settings.prompts,
+                settle_margin=settings.settle_margin,
+            ),
             self._chain,
             self._agenda,
             self._queue,

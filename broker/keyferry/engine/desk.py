@@ -58,11 +58,13 @@ class Desk:
         may_begin: Callable[[ObjectKey], bool],
         *,
         prompts: bool,
+        settle_margin: float,
     ) -> None:
         """``may_begin`` tells whether a spend may still be begun: not while the work on it ends.
 
         ``prompts`` tells whether anybody would see it when a person is asked.
         """
+        self._settle_margin = settle_margin
         self._ports = ports
         self._checkpoint = checkpoint or (lambda _step: None)
         self.holder = holder
@@ -280,7 +282,8 @@ class Desk:
         if claim is None or claim.attempt_id == entry.claim_finished or claim.holder == "restored":
             return True, 0.0
         age = entry.claim_age(claim, self._ports.clock.monotonic())
-        wait = settle_time(claim, holder_gone=self._ports.store.holder_is_gone(claim.holder)) - age
+        gone = self._ports.store.holder_is_gone(claim.holder)
+        wait = settle_time(claim, holder_gone=gone, margin=self._settle_margin) - age
         return wait <= 0, self._ports.clock.now() + max(0.0, wait)
 
 
