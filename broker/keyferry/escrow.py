@@ -26,3 +26,7 @@ class Escrow(Protocol):
     async def release(self, attempt_id: str) -> None:
         """Forget the answer and its space."""
         ...
+
+    async def attempts(self) -> frozenset[str]:
+        """Return the ids of all attempts that have an answer or space here. Raises StoreUnavailable."""
+        ...

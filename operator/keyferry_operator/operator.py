@@ -30,6 +30,7 @@ from keyferry_operator.names import KEYS_SECRET, MANAGER
 from keyferry_operator.provider_status import ProviderReporter
 from keyferry_operator.publish import SecretPublisher
 from keyferry_operator.report import ClusterReporter
+from keyferry_operator.rescue import rescue
 from keyferry_operator.sharing import GAIN_PAUSE, Sharing
 from keyferry_operator.state import SecretStore
 from keyferry_operator.touch import PodToucher
@@ -237,6 +238,8 @@ class Operator:
             if not await done_before(self._follower.read_all(), self._stop_asked):
                 return
         settle(len(self.catalog.identities))
+        if not await done_before(self._rescue(), self._stop_asked):
+            return
         self._listed = True
         watch = self._follower.watch()
         watch.start()
@@ -255,6 +258,18 @@ class Operator:
             self.engine.stop()
             await cancelled(*tasks, working)
             await watch.stop()
+
+    async def _rescue(self) -> None:
+        """Commit the answers that an earlier process of this replica left in the escrow, whoever holds the shards now.
+
+        Whoever does waits for them for a while (``doubt.settle_time``), and then takes them for lost.
+        """
+        try:
+            await rescue(self._escrow, self.engine.rescue)
+        except KeyferryError as error:
+            log.warning("the answers in escrow could not be committed yet: %s", error)
+        except Exception as error:  # noqa: BLE001 - a defect here must keep no replica from its work
+            log.error("unexpected %s while the answers in escrow were committed", type(error).__name__)  # noqa: TRY400
 
     async def _have_all(self) -> None:
         """Work on everything, since nobody else does."""

@@ -101,14 +101,19 @@ class MemoryStore:
 
     def _write(self, held: Versioned | None, record: Record) -> Versioned:
         trouble = self._befall()
-        self._compare(record.uid, held.version if held is not None else None)
-        version = 1 if held is None else int(held.version) + 1
-        self._records[record.uid] = dumps(record, version)
+        written = self._put(held, record)
         self.history.append(record)
         if trouble is Trouble.REPLY_LOST:
             raise StoreUnavailable("the store did not answer")
         if trouble is Trouble.OVERTAKEN:
             raise Conflict("the record was written meanwhile")
+        return written
+
+    def _put(self, held: Versioned | None, record: Record) -> Versioned:
+        """Write a record over another, or as the first."""
+        self._compare(record.uid, held.version if held is not None else None)
+        version = 1 if held is None else int(held.version) + 1
+        self._records[record.uid] = dumps(record, version)
         return Versioned(record, str(version))
 
     def _befall(self) -> Trouble:
@@ -154,6 +159,9 @@ class MemoryEscrow:
     async def release(self, attempt_id: str) -> None:
         self._fail("release")
         self.answers.pop(attempt_id, None)
+
+    async def attempts(self) -> frozenset[str]:
+        return frozenset(self.answers)
 
     def _fail(self, operation: str) -> None:
         if operation in self.failing:

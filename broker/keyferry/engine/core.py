@@ -27,7 +27,7 @@ from keyferry.errors import Reason
 from keyferry.scheduler import Agenda, Queue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
     from keyferry.engine.entry import Entry, ProviderKey
@@ -379,6 +379,23 @@ class Engine:
     def open_claims(self) -> set[str]:
         """Attempt ids of the claims that were open when their identities were taken up."""
         return self._custody.open_claims
+
+    async def rescue(self, attempt_ids: Collection[str]) -> frozenset[str]:
+        """Commit the answers in the escrow that open claims of declared identities wait for, and do nothing else.
+
+        Returns which of the answers belong to such a claim, committed now or not. It needs no ``start``, and another
+        process may work on the same store meanwhile. Raises StoreError.
+        """
+        wanted = set()
+        async for held in self._ports.store.records():
+            claim = held.record.claim
+            if claim is None or claim.attempt_id not in attempt_ids:
+                continue
+            wanted.add(claim.attempt_id)
+            entry = self.roster.entries.get(held.record.key)
+            if entry is not None and entry.uid in ("", held.record.uid):
+                await self._worker.last_look(entry)
+        return frozenset(wanted)
 
     async def run(self) -> None:
         """Work until ``stop`` is called, then finish what is under way."""

@@ -109,6 +109,17 @@ class FileEscrow:
 
         await self._in_thread("clean up", work)
 
+    async def attempts(self) -> frozenset[str]:
+        """Return the names of the files."""
+
+        def work() -> frozenset[str]:
+            try:
+                return frozenset(path.name for path in self._directory.iterdir())
+            except FileNotFoundError:
+                return frozenset()
+
+        return await self._in_thread("read", work)
+
     def sweep(self, wanted: set[str]) -> int:
         """Remove, at the start, what belongs to no open claim; return how many. Blocks."""
         swept = 0
