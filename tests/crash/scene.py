@@ -1,31 +1,31 @@
-"""Identities with directories of their own, the brokers that are run and killed over them, and what must hold after."""
+"""Identities, the brokers that are run and killed over them, and what must hold after, wherever their state lives."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
-from collections import defaultdict
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import jwt
+
 from keyferry.demo.clients import Client, Grant
+from keyferry.demo.signing import TrustedIssuer
 from keyferry.demo.state import User
 from keyferry.secret import SecretValue
-from tests.crash.worker import Order
+from tests.demo.asking import key_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Mapping
 
     from keyferry.demo.refresh_tokens import Spend
-    from tests.crash.watcher import Watcher
-    from tests.crash.zygote import Broker, Zygote
+    from tests.crash.zygote import Broker
     from tests.support.issuer import FaultIssuer
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 LIFE = 3.0
 """Seconds that an access token lives."""
 TIMEOUT = 1
@@ -39,6 +39,8 @@ class Kind(Enum):
     REFRESH = "refresh"
     PASSWORD = "password"
     CLIENT = "client"
+    ASSERTION = "assertion"
+    EXCHANGE = "exchange"
 
 
 @dataclass
@@ -55,6 +57,14 @@ class Identity:
     """The identity's ``renewal``, as YAML."""
     tls: str = "{}"
     """The provider's ``tls``, as YAML."""
+    timeout: int = TIMEOUT
+    """Seconds after which a request is given up."""
+    target: str = "{}"
+    """The identity's ``target``, as YAML."""
+    subject: str = ""
+    """The name of the identity whose token is exchanged."""
+    consumers: str = "[]"
+    """The identity's ``consumers``, as YAML."""
     seeds: list[str] = field(default_factory=list)
 
     def register(self) -> None:
@@ -63,7 +73,7 @@ class Identity:
             Client(
                 self.name,
                 secrets=("s3cret",),
-                grants=(Grant.CLIENT_CREDENTIALS, Grant.PASSWORD, Grant.REFRESH_TOKEN),
+                grants=tuple(Grant),
                 access_lifetime=self.life,
             )
         )
@@ -77,7 +87,19 @@ class Identity:
         if self.kind is Kind.PASSWORD:
             user, password = reference % (self.name, "user"), reference % (self.name, "password")
             return f"{{type: Password, password: {{usernameFrom: {user}, passwordFrom: {password}}}}}"
+        if self.kind is Kind.ASSERTION:
+            return f"{{type: JwtBearer, jwtBearer: {{assertion: {reference % (self.name, 'assertion')}}}}}"
+        if self.kind is Kind.EXCHANGE:
+            return f"{{type: TokenExchange, tokenExchange: {{subject: {{identityRef: {{name: {self.subject}}}}}}}}}"
         return "{type: ClientCredentials}"
+
+    def assertion(self) -> str:
+        """Return an assertion (RFC 7523) of an issuer that its provider trusts from now on."""
+        key, public = key_pair()
+        issuer = f"https://{self.name}.example.org"
+        self.issuer.service.trust(TrustedIssuer(issuer, (public,)))
+        claims = {"iss": issuer, "sub": self.name, "aud": self.issuer.issuer, "exp": int(time.time()) + 3600}
+        return jwt.encode(claims, key, algorithm="ES256")
 
     def document(self) -> str:
         """Return its resources."""
@@ -92,7 +114,7 @@ spec:
     client: {{id: {self.name}, secretsFrom: [{{secretKeyRef: {{name: {self.name}, key: client}}}}]}}
     refreshTokens: {self.refresh_tokens}
   tls: {self.tls}
-  limits: {{timeout: {TIMEOUT}s, requestsPerSecond: 1000, burst: 1000, concurrency: 100}}
+  limits: {{timeout: {self.timeout}s, requestsPerSecond: 1000, burst: 1000, concurrency: 100}}
 ---
 apiVersion: keyferry.dev/v1alpha1
 kind: ServiceIdentity
@@ -101,21 +123,21 @@ spec:
   providerRef: {{name: {self.name}}}
   grant: {self.grant()}
   renewal: {self.renewal}
+  target: {self.target}
+  consumers: {self.consumers}
 """
 
 
-class Scene:
-    """The directories of one broker, and the identities that it looks after."""
+class Scene(ABC):
+    """The identities that one or more brokers look after, and what is known of them."""
 
-    def __init__(self, base: Path, zygote: Zygote, identities: Iterable[Identity]) -> None:
-        self.base = base
-        self._zygote = zygote
+    def __init__(self, name: str, identities: Iterable[Identity]) -> None:
+        self.name = name
         self.identities = list(identities)
         self.brokers: list[Broker] = []
-        self._read = 0
-        self._diary: list[dict[str, Any]] = []
-        self._statuses: defaultdict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
-        base.mkdir(parents=True)
+
+    def set_up(self) -> None:
+        """Make the identities known at their issuers, give them their credentials, and declare them."""
         for identity in self.identities:
             identity.register()
             self.give(identity, "client", "s3cret")
@@ -124,21 +146,17 @@ class Scene:
             elif identity.kind is Kind.PASSWORD:
                 self.give(identity, "user", identity.name)
                 self.give(identity, "password", "pa55word")
+            elif identity.kind is Kind.ASSERTION:
+                self.give(identity, "assertion", identity.assertion())
         self.declare()
 
+    @abstractmethod
     def declare(self) -> None:
         """Write the resources, at once."""
-        temporary = self.base / "resources.new"
-        temporary.write_text("---".join(identity.document() for identity in self.identities))
-        temporary.replace(self.base / "resources.yaml")
 
+    @abstractmethod
     def give(self, identity: Identity, key: str, value: str) -> None:
-        """Put a value into the identity's Secret, at once as a person's editor does."""
-        directory = self.base / "secrets" / "default" / identity.name
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f"{key}.new"
-        temporary.write_text(value)
-        temporary.replace(directory / key)
+        """Put a value into the identity's Secret, at once."""
 
     def plant(self, identity: Identity) -> None:
         """Give a new seed, as a person does who logged in once more."""
@@ -146,20 +164,11 @@ class Scene:
         identity.seeds.append(seed)
         self.give(identity, "seed", seed)
 
-    def directory(self, identity: Identity) -> Path:
-        return self.base / "out" / "default" / identity.name
-
-    def watch(self, watcher: Watcher) -> None:
-        for identity in self.identities:
-            watcher.add(self.directory(identity))
-
     # --- brokers ------------------------------------------------------------------------------------------------------
 
-    def start(self, *, step: str = "", passing: int = 1, change: int = 0) -> Broker:
-        """Start a broker that dies where it is told to."""
-        broker = self._zygote.run(Order(str(self.base), step, passing, change))
-        self.brokers.append(broker)
-        return broker
+    @abstractmethod
+    def start(self, *, step: str = "", passing: int = 1) -> Broker:
+        """Start a broker, which dies at a passing of a step where one is named."""
 
     async def finish(self) -> None:
         """End the last broker in good order: spends under way are finished."""
@@ -177,26 +186,51 @@ class Scene:
 
     # --- what is known ------------------------------------------------------------------------------------------------
 
-    def diary(self) -> list[dict[str, Any]]:
-        """Return all that the brokers wrote down; a line that a kill cut short is not there yet."""
-        try:
-            with (self.base / "diary").open("rb") as file:
-                file.seek(self._read)
-                data = file.read()
-        except FileNotFoundError:
-            return self._diary
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in map(json.loads, whole.splitlines()):
-            self._diary.append(line)
-            if line["kind"] == "status":
-                self._statuses[line["pid"], line["name"]].append(line)
-        return self._diary
-
+    @abstractmethod
     def statuses(self, identity: Identity) -> list[dict[str, Any]]:
-        """Return what the last broker reported of an identity."""
-        self.diary()
-        return self._statuses[self.brokers[-1].pid, identity.name]
+        """Return what was reported of an identity since the last start: reason, message, revision, expires."""
+
+    @abstractmethod
+    def record(self, identity: Identity) -> dict[str, Any]:
+        """Return an identity's private state as it is now."""
+
+    @abstractmethod
+    def published(self, identity: Identity) -> tuple[bytes, bytes]:
+        """Return what workloads read now: ``token`` and ``token.json``."""
+
+    @abstractmethod
+    def attempts(self) -> Mapping[str, Mapping[str, int]]:
+        """Return the number of each attempt that was ever claimed, by the token's digest and the attempt's id."""
+
+    @abstractmethod
+    def escrowed(self) -> Mapping[str, str]:
+        """Return the refresh tokens that arrived and must not be lost, with the ids of their attempts."""
+
+    @abstractmethod
+    def key(self) -> bytes:
+        """Return the key of the digests."""
+
+    def rescued(self) -> int:
+        """Return how many answers a broker found in the escrow when it started."""
+        return 0
+
+    def litter(self) -> list[str]:
+        """Return what should not be left behind."""
+        return []
+
+    def last_words(self) -> str:
+        """Return what helps to understand a failure."""
+        return ""
+
+    def fingerprint(self, token: str) -> str:
+        """Return the digest by which the private state knows a refresh token."""
+        return SecretValue(token).fingerprint(self.key())
+
+    def spends(self, identity: Identity) -> list[Spend]:
+        """Return the issuer's record of every refresh token of an identity."""
+        return [spend for spend in identity.issuer.spends if spend.client_id == identity.name]
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
 
     async def pause(self, seconds: float) -> None:
         """Let the broker work; note it if it ends by itself."""
@@ -210,10 +244,10 @@ class Scene:
         deadline = time.monotonic() + patience
         while not done():
             if time.monotonic() > deadline:
-                raise AssertionError(f"{self.base.name}: not within {patience:g} s: {what}; last: {self.diary()[-4:]}")
+                raise AssertionError(f"{self.name}: not within {patience:g} s: {what}; last: {self.last_words()}")
             await self.pause(0.01)
             status = self.brokers[-1].status
-            assert status is None, f"{self.base.name}: the broker ended with {status}; it was waited for: {what}"
+            assert status is None, f"{self.name}: the broker ended with {status}; it was waited for: {what}"
 
     def reported(self, identity: Identity, reason: str) -> bool:
         """Tell whether the last broker's latest word on an identity is this reason."""
@@ -240,33 +274,12 @@ class Scene:
         """Wait until an identity needs a person."""
         await self.until(f"{identity.name} asks for a person", lambda: self.reported(identity, APPROVAL))
 
-    def record(self, identity: Identity) -> dict[str, Any]:
-        """Return an identity's private state."""
-        try:
-            data = (self.base / "state" / "records" / "default" / f"{identity.name}.json").read_bytes()
-        except FileNotFoundError:
-            return {}
-        record: dict[str, Any] = json.loads(data)["record"]
-        return record
-
-    def fingerprint(self, token: str) -> str:
-        """Return the digest by which the private state knows a refresh token."""
-        key = bytes.fromhex(json.loads((self.base / "state" / "identity.json").read_bytes())["key"])
-        return SecretValue(token).fingerprint(key)
-
-    def spends(self, identity: Identity) -> list[Spend]:
-        """Return the issuer's record of every refresh token of an identity."""
-        return [spend for spend in identity.issuer.spends if spend.client_id == identity.name]
-
     # --- what must hold -----------------------------------------------------------------------------------------------
 
     def verdict(self) -> Verdict:
         """Judge every refresh token that was ever issued to any of the identities."""
         verdict = Verdict()
-        attempts: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        for line in self.diary():
-            if line["kind"] == "claim":
-                attempts[line["digest"]][line["attempt_id"]] = line["attempt"]
+        attempts, escrowed = self.attempts(), self.escrowed()
         held = {self.record(identity).get("refresh_token") for identity in self.identities}
         for identity in self.identities:
             if "Reusable" in identity.refresh_tokens:
@@ -274,17 +287,14 @@ class Scene:
             for spend in self.spends(identity):
                 claims = sorted(attempts.get(self.fingerprint(spend.token), {}).values())
                 verdict.judge(identity, spend, claims)
-        escrowed = {line["token"] for line in self.diary() if line["kind"] in {"escrowed", "found"}}
-        found = {line["attempt_id"] for line in self.diary() if line["kind"] == "found"}
         verdict.escrowed = len(escrowed)
-        verdict.rescued = len(found & {attempt_id for claims in attempts.values() for attempt_id in claims})
+        verdict.rescued = self.rescued()
         verdict.faults += [
             f"a refresh token that had arrived ({token[:6]}…) was lost"
             for token in escrowed
             if token not in held and self.fingerprint(token) not in attempts
         ]
-        litter = [str(path) for path in (self.base / "state").rglob(".keyferry-tmp-*")]
-        verdict.faults += [f"left behind: {path}" for path in litter]
+        verdict.faults += [f"left behind: {what}" for what in self.litter()]
         return verdict
 
 
@@ -304,6 +314,11 @@ class Verdict:
     """Answers that were put into the escrow."""
     rescued: int = 0
     """Answers that a broker found there when it started."""
+
+    def add(self, other: Verdict) -> None:
+        """Add what another scene's brokers did."""
+        for name in ("faults", "tokens", "spends", "replays", "doubts", "escrowed", "rescued"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def judge(self, identity: Identity, spend: Spend, claims: list[int]) -> None:
         """Judge one refresh token: ``claims`` are the attempts that the brokers recorded, in order."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keyferry.demo.refresh_tokens import RefreshPolicy, Rotation
-from tests.crash.scene import Identity, Kind, Scene, unique
+from tests.crash.files import FileScene
+from tests.crash.scene import Identity, Kind, unique
 from tests.crash.watcher import Watcher
 from tests.support.issuer import FaultIssuer
 
@@ -27,7 +28,7 @@ AT_ONCE = 16
 LIFE = 2.0
 
 
-async def count(scene: Scene, identity: Identity) -> int:
+async def count(scene: FileScene, identity: Identity) -> int:
     """Return how many changes a broker makes until it has published so many times."""
     scene.start(change=1 << 30)
     await scene.renewed(identity, ROUNDS)
@@ -36,7 +37,7 @@ async def count(scene: Scene, identity: Identity) -> int:
     return int(published[ROUNDS - 1])
 
 
-async def kill(scene: Scene, identity: Identity, change: int) -> None:
+async def kill(scene: FileScene, identity: Identity, change: int) -> None:
     """Kill before one change; the next broker goes on as if nothing had been."""
     try:
         broker = scene.start(change=change)
@@ -70,9 +71,9 @@ async def test_no_change_of_the_file_system_is_a_bad_moment_to_die(
     async with FaultIssuer(refresh_policy=RefreshPolicy(rotation=rotation)) as issuer:
         with Watcher() as watcher:
 
-            def scene(name: str) -> tuple[Scene, Identity]:
+            def scene(name: str) -> tuple[FileScene, Identity]:
                 identity = Identity(unique(name), kind, issuer, refresh_tokens, LIFE)
-                scene = Scene(tmp_path / name, zygote, [identity])
+                scene = FileScene(tmp_path / name, zygote, [identity])
                 scene.watch(watcher)
                 return scene, identity
 
@@ -82,7 +83,7 @@ async def test_no_change_of_the_file_system_is_a_bad_moment_to_die(
         assert not watcher.faults({token.value for token in issuer.issued})
 
 
-async def kill_before_each(changes: int, scene: Callable[[str], tuple[Scene, Identity]]) -> None:
+async def kill_before_each(changes: int, scene: Callable[[str], tuple[FileScene, Identity]]) -> None:
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(change: int) -> None:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from keyferry.demo.refresh_tokens import RefreshPolicy
-from tests.crash.scene import Identity, Kind, Scene, unique
-from tests.crash.watcher import Watcher
+from tests.crash.cases import Part, Terms, play
+from tests.crash.files import FileScene, stage
+from tests.crash.scene import Identity, Kind, unique
 from tests.support.faults import Fault, FaultKind
 from tests.support.issuer import FaultIssuer
 from tests.support.pki import Authority, server_context
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from tests.crash.cases import Stage
     from tests.crash.zygote import Zygote
 
 pytestmark = pytest.mark.crash
@@ -52,71 +52,32 @@ FOR_NOW = {
 """The issuer says itself that it did nothing."""
 
 
-@asynccontextmanager
-async def stage(policy: RefreshPolicy | None = None) -> AsyncIterator[tuple[FaultIssuer, Watcher]]:
-    async with FaultIssuer(refresh_policy=policy) as issuer:
-        with Watcher() as watcher:
-            yield issuer, watcher
-        assert not watcher.faults({token.value for token in issuer.issued})
-
-
-class Loss:
+class Loss(Part):
     """One identity whose second refresh meets a fault."""
 
-    def __init__(self, base: Path, zygote: Zygote, issuer: FaultIssuer, fault: Fault, terms: tuple[Kind, str]) -> None:
-        kind, refresh_tokens = terms
-        self.identity = Identity(unique(base.name), kind, issuer, refresh_tokens)
-        self.scene = Scene(base, zygote, [self.identity])
+    def __init__(self, stage: Stage, name: str, fault: Fault, terms: Terms) -> None:
+        super().__init__(stage, name, terms)
         fields = {**fault.to_json(), "client": self.identity.name, "grant": "refresh_token", "skip": 1, "times": 1}
-        issuer.faults.add(Fault.from_json(fields))
-
-    @property
-    def presented(self) -> list[list[str]]:
-        """What became of each refresh token that was presented more than once."""
-        spends = self.scene.spends(self.identity)
-        return [[shown.outcome.value for shown in spend.presentations] for spend in spends if spend.presented > 1]
-
-    @property
-    def reasons(self) -> set[str]:
-        return {status["reason"] for status in self.scene.statuses(self.identity)}
+        stage.issuer.faults.add(Fault.from_json(fields))
 
 
-async def play(
-    losses: list[Loss], watcher: Watcher, expect: Callable[[Loss], Awaitable[None]], times: int | None = 4
-) -> None:
-    """Run all side by side; where ``times`` is given, each is renewed so often and its refresh tokens are judged."""
-
-    async def one(loss: Loss) -> None:
-        loss.scene.watch(watcher)
-        try:
-            loss.scene.start()
-            if times is not None:
-                await loss.scene.renewed(loss.identity, times)
-            await expect(loss)
-            await loss.scene.finish()
-            assert not loss.scene.verdict().faults
-        except AssertionError as error:
-            error.add_note(f"in {loss.scene.base.name}; it reported {loss.reasons}")
-            raise
-        finally:
-            await loss.scene.close()
-
-    async with asyncio.TaskGroup() as group:
-        for loss in losses:
-            group.create_task(one(loss))
-
-
-def losses(
-    tmp_path: Path,
-    zygote: Zygote,
-    issuer: FaultIssuer,
+async def lose(
+    stage: Stage,
     faults: dict[str, Fault],
-    refresh_tokens: str = "{}",
-    kind: Kind = Kind.REFRESH,
-) -> list[Loss]:
-    return [
-        Loss(tmp_path / name, zygote, issuer, fault, (kind, refresh_tokens)) for name, fault in sorted(faults.items())
-    ]
+    expect: Callable[[Loss], Awaitable[None]],
+    terms: Terms | None = None,
+    *,
+    times: int | None = 4,
+) -> None:
+    """Have every fault befall an identity; where ``times`` is given, it is to be renewed so often all the same."""
+
+    async def act(loss: Loss) -> None:
+        loss.scene.start()
+        if times is not None:
+            await loss.scene.renewed(loss.identity, times)
+        await expect(loss)
+
+    await play([Loss(stage, name, fault, terms or Terms()) for name, fault in sorted(faults.items())], act)
 
 
 async def test_a_lost_answer_is_told_at_once_and_replayed_once(tmp_path: Path, zygote: Zygote) -> None:
@@ -127,8 +88,8 @@ async def test_a_lost_answer_is_told_at_once_and_replayed_once(tmp_path: Path, z
         loss.scene.plant(loss.identity)
         await loss.scene.renewed(loss.identity)
 
-    async with stage() as (issuer, watcher):
-        await play(losses(tmp_path, zygote, issuer, AFTER), watcher, expect, None)
+    async with stage(tmp_path, zygote) as scenes:
+        await lose(scenes, AFTER, expect, times=None)
 
 
 async def test_a_lost_answer_is_made_good_by_a_server_with_a_grace_period(tmp_path: Path, zygote: Zygote) -> None:
@@ -136,16 +97,16 @@ async def test_a_lost_answer_is_made_good_by_a_server_with_a_grace_period(tmp_pa
         assert "RefreshInDoubt" in loss.reasons
         assert loss.presented == [["Accepted", "Replayed"]]
 
-    async with stage(RefreshPolicy(reuse_window=60)) as (issuer, watcher):
-        await play(losses(tmp_path, zygote, issuer, AFTER, "{reuseWindow: 60s}"), watcher, expect)
+    async with stage(tmp_path, zygote, RefreshPolicy(reuse_window=60)) as scenes:
+        await lose(scenes, AFTER, expect, Terms(refresh_tokens="{reuseWindow: 60s}"))
 
 
 async def test_a_lost_answer_leads_to_a_new_login_where_that_is_possible(tmp_path: Path, zygote: Zygote) -> None:
     async def expect(loss: Loss) -> None:
         assert not loss.presented
 
-    async with stage() as (issuer, watcher):
-        await play(losses(tmp_path, zygote, issuer, AFTER, kind=Kind.PASSWORD), watcher, expect)
+    async with stage(tmp_path, zygote) as scenes:
+        await lose(scenes, AFTER, expect, Terms(Kind.PASSWORD))
 
 
 async def test_a_lost_request_is_in_doubt_as_well_and_its_replay_goes_through(tmp_path: Path, zygote: Zygote) -> None:
@@ -154,25 +115,25 @@ async def test_a_lost_request_is_in_doubt_as_well_and_its_replay_goes_through(tm
         assert not loss.presented
         assert loss.scene.verdict().doubts == 1
 
-    async with stage() as (issuer, watcher):
-        await play(losses(tmp_path, zygote, issuer, BEFORE), watcher, expect)
+    async with stage(tmp_path, zygote) as scenes:
+        await lose(scenes, BEFORE, expect)
 
 
 async def test_a_refusal_for_now_is_no_doubt(tmp_path: Path, zygote: Zygote) -> None:
     async def expect(loss: Loss) -> None:
-        assert loss.reasons.isdisjoint({"RefreshInDoubt", "ApprovalRequired"})
+        assert {"RefreshInDoubt", "ApprovalRequired"}.isdisjoint(loss.reasons)
         assert not loss.presented
         assert loss.scene.verdict().doubts == 0
 
-    async with stage() as (issuer, watcher):
-        await play(losses(tmp_path, zygote, issuer, FOR_NOW), watcher, expect)
+    async with stage(tmp_path, zygote) as scenes:
+        await lose(scenes, FOR_NOW, expect)
 
 
 async def test_what_cannot_be_sent_is_no_doubt_and_is_tried_again(tmp_path: Path, zygote: Zygote) -> None:
-    async with stage() as (issuer, watcher):
+    async with stage(tmp_path, zygote) as scenes:
+        issuer = scenes.issuer
         identity = Identity(unique("refused"), Kind.REFRESH, issuer)
-        scene = Scene(tmp_path / "refused", zygote, [identity])
-        scene.watch(watcher)
+        scene = scenes.scene("refused", identity)
         scene.start()
         await scene.renewed(identity)
         issuer.stop()
@@ -190,7 +151,7 @@ async def test_a_server_that_is_not_trusted_is_sent_nothing(tmp_path: Path, zygo
     authority = Authority.create()
     async with FaultIssuer(tls=server_context(authority.server(), tmp_path)) as issuer:
         identity = Identity(unique("untrusted"), Kind.REFRESH, issuer)
-        scene = Scene(tmp_path / "untrusted", zygote, [identity])
+        scene = FileScene(tmp_path / "untrusted", zygote, [identity])
         scene.start()
         await scene.until("it refuses", lambda: scene.reported(identity, "Retrying"))
         await scene.until("the claim is gone", lambda: "claim" not in scene.record(identity))

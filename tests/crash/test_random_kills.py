@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keyferry.demo.refresh_tokens import RefreshPolicy, Rotation
-from tests.crash.scene import APPROVAL, Identity, Kind, Scene, unique
+from tests.crash.files import FileScene
+from tests.crash.scene import APPROVAL, Identity, Kind, unique
 from tests.crash.watcher import Watcher
 from tests.support.faults import Fault, FaultKind
 from tests.support.issuer import FaultIssuer
@@ -50,7 +51,7 @@ def lifetime(dice: random.Random) -> float:
     return dice.uniform(1.2, 2.2) if dice.random() < LONG else dice.uniform(0.03, 0.7)
 
 
-def help_out(scene: Scene) -> int:
+def help_out(scene: FileScene) -> int:
     """Give a new seed to every identity that asked the last broker for one; return to how many."""
     waiting = [identity for identity in scene.identities if scene.reported(identity, APPROVAL)]
     for identity in waiting:
@@ -58,7 +59,7 @@ def help_out(scene: Scene) -> int:
     return len(waiting)
 
 
-async def storm(scene: Scene, dice: random.Random) -> int:
+async def storm(scene: FileScene, dice: random.Random) -> int:
     """Kill again and again; return how often a person had to help."""
     helped = 0
     for _ in range(KILLS):
@@ -73,7 +74,7 @@ async def storm(scene: Scene, dice: random.Random) -> int:
     return helped
 
 
-async def calm(scene: Scene) -> None:
+async def calm(scene: FileScene) -> None:
     """Let a last broker live until every identity is renewed, with a person's help where it needs that."""
     scene.start()
     renewals = {identity.name: scene.renewal(identity, 2) for identity in scene.identities}
@@ -105,7 +106,7 @@ async def test_no_moment_is_a_bad_one_to_die(tmp_path: Path, zygote: Zygote) -> 
             Identity(unique(f"{kind.value}-{where}"), kind, issuers[where], refresh_tokens, LIVES[number % len(LIVES)])
             for number, (kind, where, refresh_tokens) in enumerate(IDENTITIES)
         ]
-        scene = Scene(tmp_path / "random", zygote, identities)
+        scene = FileScene(tmp_path / "random", zygote, identities)
         with Watcher() as watcher:
             scene.watch(watcher)
             try:

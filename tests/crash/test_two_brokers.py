@@ -9,7 +9,8 @@ import pytest
 
 from keyferry.io.state_dir import StateDir, StateHeld, holder_of
 from keyferry.run.broker import LocalBroker
-from tests.crash.scene import Identity, Kind, Scene, unique
+from tests.crash.files import FileScene
+from tests.crash.scene import Identity, Kind, unique
 from tests.crash.worker import Order
 from tests.support.issuer import FaultIssuer
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.crash
 async def test_the_second_refuses_and_a_killed_holder_is_succeeded_at_once(tmp_path: Path, zygote: Zygote) -> None:
     async with FaultIssuer() as issuer:
         identity = Identity(unique("two"), Kind.REFRESH, issuer)
-        scene = Scene(tmp_path / "two", zygote, [identity])
+        scene = FileScene(tmp_path / "two", zygote, [identity])
         first = scene.start()
         await scene.renewed(identity)
         state = scene.base / "state"

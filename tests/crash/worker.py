@@ -1,8 +1,5 @@
 """Brokers that die on command: ``python -m tests.crash.worker`` has all imported, and forks one for each order.
 
-An order is a JSON line on stdin, its answer a JSON line on stdout: ``{"run": …}`` starts a broker and answers its
-process id, ``{"reap": PID}`` waits for its end and answers its exit status. At the end of stdin all are killed.
-
 A broker writes down, so that it outlives any kill, what it reports, each claim it makes, and each refresh token that
 is in its escrow.
 """
@@ -12,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import gc
 import json
 import os
 import signal
@@ -27,6 +23,7 @@ from keyferry.io.addresses import HostRule
 from keyferry.run.broker import LocalBroker
 from keyferry.run.settings import RunSettings
 from keyferry.run.sources import SecretSettings
+from tests.crash.forks import die, serve
 
 if TYPE_CHECKING:
     from keyferry.engine import Event, IdentityStatus
@@ -58,12 +55,6 @@ class Order:
             secrets=SecretSettings(directory=base / "secrets"),
             allowed_hosts=(HostRule.parse("127.0.0.1"),),
         )
-
-
-def die() -> None:
-    """End this process as the kernel would, at once and without a word."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)  # the signal is on its way
 
 
 class Diary:
@@ -178,46 +169,16 @@ async def work(order: Order, diary: Diary, fate: Fate) -> None:
     diary.write("ended")
 
 
-def _fork(order: Order) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-        os.dup2(2, 1)
-        diary = Diary(Path(order.base))
-        fate = Fate(order, diary)
-        if order.change:
-            sys.addaudithook(fate.audit)
-        asyncio.run(work(order, diary, fate))
-        status = 0
-    except BaseException as error:  # noqa: BLE001 - whatever it is must be seen, and must not return to the parent's loop
-        sys.stderr.write(f"the broker in {order.base} failed: {error!r}\n")
-        status = 1
-    os._exit(status)
-
-
-def main() -> None:
-    """Serve orders until stdin ends."""
-    gc.freeze()
-    alive: set[int] = set()
-    for line in sys.stdin:
-        order = json.loads(line)
-        if "run" in order:
-            pid = _fork(Order(**order["run"]))
-            alive.add(pid)
-            answer = {"pid": pid}
-        else:
-            _, status = os.waitpid(order["reap"], 0)
-            alive.discard(order["reap"])
-            answer = {"status": os.waitstatus_to_exitcode(status)}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-    for pid in alive:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+async def live(fields: dict[str, Any]) -> int:
+    """Carry out one order in a process of its own."""
+    order = Order(**fields)
+    diary = Diary(Path(order.base))
+    fate = Fate(order, diary)
+    if order.change:
+        sys.addaudithook(fate.audit)
+    await work(order, diary, fate)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    serve(live)

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from tests.crash.worker import Order
+    from _typeshed import DataclassInstance
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 
 
 class Zygote:
-    """Starts brokers within milliseconds; ``with`` ends it, and them."""
+    """Starts brokers of one kind within milliseconds; ``with`` ends it, and them. ``module`` is what they run."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "tests.crash.worker") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.worker"],
+            [sys.executable, "-m", module],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -46,7 +46,7 @@ class Zygote:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def run(self, order: Order) -> Broker:
+    def run(self, order: DataclassInstance) -> Broker:
         """Start a broker."""
         return Broker(self, int(self.ask({"run": dataclasses.asdict(order)})["pid"]))
 
