@@ -29,6 +29,8 @@ LOST = {"answered", "late", "spent"}
 IN_DOUBT = {"claimed", "spend", "arrived", *LOST}
 
 ALL_AT_ONCE = 1000
+LONGEST_LIFE = 300.0
+"""Seconds until a broker must have come to where it is killed, on any machine."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Part:
         """What was reported of it since the last start."""
         return [status["reason"] for status in self.scene.statuses(self.identity)]
 
+    async def killed(self) -> None:
+        """Wait until the last broker was killed."""
+        status = await self.scene.brokers[-1].ended(LONGEST_LIFE)
+        assert status == KILLED, f"it ended with {status} before it was killed; {self.scene.last_words()}"
+
     def published(self) -> tuple[bytes, bytes]:
         """Return what workloads read now."""
         return self.scene.published(self.identity)
@@ -92,7 +99,7 @@ class Case(Part):
     async def die(self) -> None:
         """Run a broker until it dies."""
         if self.step not in ON_THE_WIRE:
-            broker = self.scene.start(step=self.step, passing=self.passing)
+            self.scene.start(step=self.step, passing=self.passing)
         else:
             kind = ON_THE_WIRE[self.step]
             fault = Fault(
@@ -104,11 +111,10 @@ class Case(Part):
                 delay=0.5 if kind is FaultKind.LATENCY else None,
             )
             self.identity.issuer.faults.add(fault)
-            broker = self.scene.start()
+            self.scene.start()
             await self.scene.until("the request is at the issuer", self._on_the_wire)
-            broker.kill()
-        status = await broker.ended()
-        assert status == KILLED, f"it ended with {status} before it was killed; {self.scene.last_words()}"
+            self.scene.brokers[-1].kill()
+        await self.killed()
 
     def _on_the_wire(self) -> bool:
         return any(

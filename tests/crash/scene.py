@@ -131,6 +131,9 @@ spec:
 class Scene(ABC):
     """The identities that one or more brokers look after, and what is known of them."""
 
+    well: frozenset[str] = frozenset({"Issued"})
+    """The reasons of an identity that has what it needs."""
+
     def __init__(self, name: str, identities: Iterable[Identity]) -> None:
         self.name = name
         self.identities = list(identities)
@@ -260,7 +263,7 @@ class Scene(ABC):
 
         def done() -> bool:
             return any(
-                status["reason"] == "Issued" and status["revision"] >= first + times
+                status["reason"] in self.well and status["revision"] >= first + times
                 for status in self.statuses(identity)
             )
 

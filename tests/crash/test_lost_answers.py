@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.crash
 
+TERMS = Terms(timeout=3)
+"""Nobody is dead here, so nothing waits for that long but a lost answer."""
 AFTER = {
     "stalled": Fault(FaultKind.STALL_AFTER),
     "reset": Fault(FaultKind.RESET_AFTER),
@@ -65,7 +68,7 @@ async def lose(
     stage: Stage,
     faults: dict[str, Fault],
     expect: Callable[[Loss], Awaitable[None]],
-    terms: Terms | None = None,
+    terms: Terms = TERMS,
     *,
     times: int | None = 4,
 ) -> None:
@@ -77,7 +80,7 @@ async def lose(
             await loss.scene.renewed(loss.identity, times)
         await expect(loss)
 
-    await play([Loss(stage, name, fault, terms or Terms()) for name, fault in sorted(faults.items())], act)
+    await play([Loss(stage, name, fault, terms) for name, fault in sorted(faults.items())], act)
 
 
 async def test_a_lost_answer_is_told_at_once_and_replayed_once(tmp_path: Path, zygote: Zygote) -> None:
@@ -98,7 +101,7 @@ async def test_a_lost_answer_is_made_good_by_a_server_with_a_grace_period(tmp_pa
         assert loss.presented == [["Accepted", "Replayed"]]
 
     async with stage(tmp_path, zygote, RefreshPolicy(reuse_window=60)) as scenes:
-        await lose(scenes, AFTER, expect, Terms(refresh_tokens="{reuseWindow: 60s}"))
+        await lose(scenes, AFTER, expect, replace(TERMS, refresh_tokens="{reuseWindow: 60s}"))
 
 
 async def test_a_lost_answer_leads_to_a_new_login_where_that_is_possible(tmp_path: Path, zygote: Zygote) -> None:
@@ -106,7 +109,7 @@ async def test_a_lost_answer_leads_to_a_new_login_where_that_is_possible(tmp_pat
         assert not loss.presented
 
     async with stage(tmp_path, zygote) as scenes:
-        await lose(scenes, AFTER, expect, Terms(Kind.PASSWORD))
+        await lose(scenes, AFTER, expect, replace(TERMS, kind=Kind.PASSWORD))
 
 
 async def test_a_lost_request_is_in_doubt_as_well_and_its_replay_goes_through(tmp_path: Path, zygote: Zygote) -> None:

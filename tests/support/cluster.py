@@ -25,7 +25,7 @@ from tests.support.pki import Authority
 from tests.support.servers import InstallError, Lease, SharedRun, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from tests.support.kube_config import Access
 
@@ -117,27 +117,35 @@ class Cluster:
             self.api.create(account)
         return name
 
-    def delete_namespace(self, name: str) -> None:
-        """Delete a namespace, without waiting until it is gone; where no controller empties it, this does."""
+    def delete_namespace(self, name: str, kinds: Collection[tuple[str, str]] = ()) -> None:
+        """Delete a namespace, without waiting until it is gone; where no controller empties it, this does.
+
+        ``kinds`` (``apiVersion`` and ``kind``) are all that is in it, where the test knows that.
+        """
         self.api.delete({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         if not self.has_controllers:
-            self._empty(name)
+            self._empty(name, kinds or self._all_kinds())
 
-    def _empty(self, namespace: str) -> None:
+    def _empty(self, namespace: str, kinds: Iterable[tuple[str, str]]) -> None:
         """Do the namespace controller's work; kinds come and go meanwhile, as other tests define them."""
         gone = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+        for api_version, kind in kinds:
+            try:
+                self.api.delete_all(api_version, kind, namespace)
+            except (ApiError, LookupError) as error:
+                if isinstance(error, ApiError) and error.code not in gone:
+                    raise
+        found = self.api.find("v1", "Namespace", namespace)
+        if found is not None:
+            self.api.replace({**found, "spec": {"finalizers": []}}, "finalize")
+
+    def _all_kinds(self) -> Iterator[tuple[str, str]]:
+        """Yield every kind of which a namespace may hold objects."""
         self.api.forget_resources()
         for api_version in self._versions():
             for resource in self.api.resources(api_version):
                 if resource["namespaced"] and "deletecollection" in resource["verbs"]:
-                    try:
-                        self.api.delete_all(api_version, resource["kind"], namespace)
-                    except (ApiError, LookupError) as error:
-                        if isinstance(error, ApiError) and error.code not in gone:
-                            raise
-        found = self.api.find("v1", "Namespace", namespace)
-        if found is not None:
-            self.api.replace({**found, "spec": {"finalizers": []}}, "finalize")
+                    yield api_version, resource["kind"]
 
     def _versions(self) -> list[str]:
         groups = self.api.request("GET", "/apis")["groups"]
