@@ -73,7 +73,10 @@ class SecretPublisher:
             await self._delete(place, seen)
             seen = None
         try:
-            written = await (self._create(resource, place, body) if seen is None else self._apply(resource, seen, body))
+            if seen is None:
+                written = await self._create(resource, place, body, publication.revision)
+            else:
+                written = await self._apply(resource, seen, body, publication.revision)
         except ApiError as error:
             raise PublishError(
                 f"Secret {place} cannot be written: {error.message}. The token is kept, and Keyferry tries again."
@@ -128,7 +131,7 @@ class SecretPublisher:
         self._catalog.put(seen)
         return seen
 
-    async def _create(self, resource: IdentityResource, place: ObjectKey, body: Object) -> Object:
+    async def _create(self, resource: IdentityResource, place: ObjectKey, body: Object, revision: int) -> Object:
         try:
             return await self._client.create(SECRETS, place.namespace, body)
         except ApiError as error:
@@ -139,38 +142,58 @@ class SecretPublisher:
             raise PublishError(f"Secret {place} appeared and vanished meanwhile. Keyferry tries again.")
         seen = self.see(there)
         try:
-            return await self._apply(resource, seen, body)
+            return await self._apply(resource, seen, body, revision)
         except PublishError:
             if MANAGED_LABEL not in (there["metadata"].get("labels") or {}):
                 self._catalog.discard(place)  # no watch would tell that it is gone
             raise
 
-    async def _apply(self, resource: IdentityResource, seen: SeenSecret, body: Object) -> Object:
+    async def _apply(self, resource: IdentityResource, seen: SeenSecret, body: Object, revision: int) -> Object:
+        """Write over what was seen, and over nothing else; where it is another by now, look again, once."""
+        current: SeenSecret | None = seen
+        for tries_left in (1, 0):
+            if current is None:
+                break
+            self._check(resource, current, revision)
+            body["metadata"] |= {"uid": current.uid, "resourceVersion": current.version}
+            try:
+                return await self._write(current, body)
+            except ApiError as error:
+                if not (error.conflict or error.not_found):
+                    raise
+                current = await self._look_again(seen.key)
+                if not tries_left:
+                    raise
+        raise PublishError(f"Secret {seen.key} was deleted meanwhile. Keyferry tries again.")
+
+    def _check(self, resource: IdentityResource, seen: SeenSecret, revision: int) -> None:
+        """Refuse to write over what is not ours, or newer: what was long on its way must not undo what came after."""
         ours = seen.published is not None and seen.published.uid == resource.uid
         if seen.owner not in ("", resource.uid) or not (ours or seen.owner == resource.uid):
             raise _not_owned(resource, seen.key)
-        body["metadata"]["uid"] = seen.uid
-        try:
-            written = await self._client.apply(SECRETS, seen.key.namespace, body, manager=MANAGER)
-            gone = set(written.get("data") or {}) - set(body["data"]) if seen.published is not None else set()
-            if gone:
-                # What the first write created belongs to another kind of field ownership, which an apply cannot drop.
-                # It goes last: a pod never finds neither the old files nor the new.
-                patch: Object = {"metadata": {"uid": seen.uid}, "data": dict.fromkeys(sorted(gone))}
-                written = await self._client.merge(SECRETS, seen.key.namespace, seen.key.name, patch)
-        except ApiError as error:
-            if error.conflict or error.not_found:
-                await self._look_again(seen.key)
-            raise
+        if ours and seen.published is not None and seen.published.revision > revision:
+            raise PublishError(
+                f"Secret {seen.key} holds revision {seen.published.revision} already, which another replica wrote, so"
+                f" revision {revision} was not written over it. Keyferry looks again."
+            )
+
+    async def _write(self, seen: SeenSecret, body: Object) -> Object:
+        written = await self._client.apply(SECRETS, seen.key.namespace, body, manager=MANAGER)
+        gone = set(written.get("data") or {}) - set(body["data"]) if seen.published is not None else set()
+        if gone:
+            # What the first write created belongs to another kind of field ownership, which an apply cannot drop.
+            # It goes last: a pod never finds neither the old files nor the new.
+            patch: Object = {"metadata": {"uid": seen.uid}, "data": dict.fromkeys(sorted(gone))}
+            written = await self._client.merge(SECRETS, seen.key.namespace, seen.key.name, patch)
         return written
 
-    async def _look_again(self, place: ObjectKey) -> None:
+    async def _look_again(self, place: ObjectKey) -> SeenSecret | None:
         """See a Secret that is not what we took it for: the watch may be late, or tell nothing."""
         there = await self._there(place)
         if there is None:
             self._catalog.discard(place)
-        else:
-            self.see(there)
+            return None
+        return self.see(there)
 
     def _body(self, resource: IdentityResource, place: ObjectKey, publication: Publication, record: Record) -> Object:
         target = resource.spec.target
