@@ -52,7 +52,7 @@ async def test_a_secret_holds_a_token_that_is_renewed_and_survives_a_restart(fie
     exchanges = len(field.issuer.requests)
     version = (field.target("nightly") or {})["metadata"]["resourceVersion"]
     async with field.operator() as operator:
-        await field.until(lambda: operator.engine.roster.entries and operator.engine.statuses()[0].revision == 2)
+        await field.until(lambda: [status.revision for status in operator.engine.statuses()] == [2])
     assert len(field.issuer.requests) == exchanges
     assert (field.target("nightly") or {})["metadata"]["resourceVersion"] == version
 

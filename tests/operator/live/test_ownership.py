@@ -194,7 +194,7 @@ async def test_planted_private_state_is_not_taken_up(field: Field) -> None:
     assert found["data"] == state["data"]
 
 
-async def test_a_token_that_no_file_shows_plainly_is_replaced_when_another_identity_presents_it(field: Field) -> None:
+async def test_a_token_that_no_file_shows_plainly_is_there_when_another_identity_presents_it(field: Field) -> None:
     add_bot(field.issuer)
     field.issuer.service.settings.access_lifetime = 3600.0
     env = {"format": "Env", "name": "token.env", "variables": {"BEARER_TOKEN": "${access_token}"}}
@@ -210,7 +210,7 @@ async def test_a_token_that_no_file_shows_plainly_is_replaced_when_another_ident
     async with field.operator() as operator:
         await field.until(lambda: len(operator.engine.statuses()) == 2)
         field.apply(field.identity("link", grant=chain, scopes=["read"]))  # which takes another token
-        await field.until_ready("link", "source", revision=2)
+        await field.until_ready("link", revision=2)
     shown = [request.parameters for request in field.issuer.requests if "subject_token_type" in request.parameters]
     assert len(shown) == 2
     assert all(parameters.get("subject_token") for parameters in shown)
