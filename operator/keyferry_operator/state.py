@@ -58,8 +58,11 @@ class SecretStore:
         self._serial = itertools.count(1)
 
     async def read(self, key: ObjectKey, uid: str) -> Versioned | None:
-        """Return the record as it is now: a quorum read where there is private state, else what is remembered."""
-        if uid in self._stored or uid in self._unsure:
+        """Return the record as it is now: a quorum read where there may be private state, else what is remembered.
+
+        That none was listed does not say that there is none: the identity may have been unknown then, or the list old.
+        """
+        if uid in self._stored or uid in self._unsure or self._catalog.keeps_private(key):
             found = await self._client.get(SECRETS, self._namespace, state_name(uid))
             self._unsure.discard(uid)
             if found is not None and found["metadata"].get("labels", {}).get(STATE_LABEL) == PRIVATE:
