@@ -30,8 +30,14 @@ class RenewalRequests:
         self._wanted: dict[ObjectKey, str] = {}
 
     def see(self, key: ObjectKey, body: Object) -> None:
-        """Take in what an identity's annotation says now."""
-        self._wanted[key] = str((body["metadata"].get("annotations") or {}).get(RENEW_ANNOTATION, ""))
+        """Take in what an identity's annotation says now, and whether its status says that this was acted on.
+
+        The status may tell us of that only now: where the list at our start was old, another process acted on it.
+        """
+        wanted = str((body["metadata"].get("annotations") or {}).get(RENEW_ANNOTATION, ""))
+        self._wanted[key] = wanted
+        if wanted and wanted == (body.get("status") or {}).get("lastHandledRenew"):
+            self._catalog.handled_renewals[key] = wanted
         self._act(key)
 
     def resume(self) -> None:
