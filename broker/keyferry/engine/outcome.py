@@ -24,6 +24,8 @@ from keyferry.scheduler.lane import backoff
 if TYPE_CHECKING:
     from keyferry.errors import KeyferryError
 
+STORE_STEPS: Final = 5
+"""Steps after which the pauses grow no more (half a minute): it is our own state that is away, and nobody is spared."""
 SUSPICIOUS_WAIT: Final = (60.0, 300.0)
 """Seconds between tries while something that is not the provider answers."""
 
@@ -73,6 +75,8 @@ def _next_attempt(error: KeyferryError, count: int, now: float, draw: float) -> 
             # The plan weighs the doubt and says when; this only keeps it from being weighed without a pause.
             return now + backoff(1, draw)
         case RetryClass.TRANSIENT:
+            if isinstance(error, StoreError):
+                count = min(count, STORE_STEPS)
             return now + backoff(count, draw, floor=retry_after or 0.0)
 
 
