@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["cluster"]
 
-pytestmark = pytest.mark.cluster
+pytestmark = [
+    pytest.mark.cluster,
+    # Connections that were left to themselves on purpose are closed when the garbage collector finds them.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 PATIENCE = 30.0
 
 
@@ -212,8 +216,6 @@ async def _watched(client: KubeClient, namespace: str, names: list[str]) -> list
         (ApiFaultKind.MUFFLE, ["ADDED a", "ADDED c", "open"]),
     ],
 )
-# Connections that were left to themselves on purpose are closed when the garbage collector finds them.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_watch_that_fails(
     client: KubeClient, proxy: KubeProxy, namespace: str, kind: ApiFaultKind, told: list[str]
 ) -> None:

@@ -84,14 +84,16 @@ async def _meddle(site: Site) -> None:
     await site.until(lambda: {name: site.published_token(name) for name in before} == before)
 
 
-MOVED_TO = {"all.json", "provider", "type"}
-"""What a Secret with one file holds: the file, and what it is (Service Binding)."""
+WHAT_IT_IS = ("provider", "type")
+"""Entries of a published Secret that are no files (Service Binding)."""
 
 
 async def _move(site: Site) -> None:
     for name in published(MOVED):
         site.change(name, target={"files": [{"format": "Json", "name": "all.json"}]})
-    await site.until(lambda: all(set(site.targets()[name].get("data", ())) == MOVED_TO for name in published(MOVED)))
+    await site.until(
+        lambda: all(set(site.targets()[name].get("data", ())) == {"all.json", *WHAT_IT_IS} for name in published(MOVED))
+    )
     for name in published(MOVED):
         site.change(name, target={"secretName": f"{name}-elsewhere"})
     await site.until(lambda: {f"{name}-elsewhere" for name in published(MOVED)} <= site.targets().keys())
@@ -141,12 +143,13 @@ def _status(identity: dict[str, Any]) -> dict[str, Any]:
         "ready": is_ready(identity, 0),
         "failures": status["failureCount"],
         "error": status.get("lastError"),
-        "secret": status["binding"]["name"],
+        "secret": (status.get("binding") or {}).get("name"),
     }
 
 
 def _target(secret: dict[str, Any], good: set[str]) -> dict[str, Any]:
-    content = [base64.b64decode(value).decode() for value in secret["data"].values()]
+    files = {name: value for name, value in secret["data"].items() if name not in WHAT_IT_IS}
+    content = [base64.b64decode(value).decode() for value in files.values()]
     return {
         "keys": sorted(secret["data"]),
         "owner": [ref["name"] for ref in secret["metadata"]["ownerReferences"]],
@@ -181,13 +184,19 @@ def expected() -> dict[str, Any]:
                 "ready": True,
                 "failures": 0,
                 "error": None,
-                "secret": f"{name}-elsewhere" if name in published(MOVED) else name,
+                "secret": _secret_of(name),
             }
             for name in alive
         },
         "targets": {
-            **{name: {"keys": ["token", "token.json"], "owner": [name], **target} for name in published(EDITED)},
-            **{f"{name}-elsewhere": {"keys": ["all.json"], "owner": [name], **target} for name in published(MOVED)},
+            **{
+                name: {"keys": ["provider", "token", "token.json", "type"], "owner": [name], **target}
+                for name in published(EDITED)
+            },
+            **{
+                f"{name}-elsewhere": {"keys": ["all.json", *WHAT_IT_IS], "owner": [name], **target}
+                for name in published(MOVED)
+            },
         },
         "states": {
             name: {"claim": None, "ended": "", "refreshes": True, "good": True}
@@ -203,6 +212,12 @@ def expected() -> dict[str, Any]:
         },
         "spent twice": [],
     }
+
+
+def _secret_of(name: str) -> str | None:
+    if name not in published(EDITED + MOVED):
+        return None
+    return f"{name}-elsewhere" if name in MOVED else name
 
 
 async def ends_well(site: Site) -> None:
