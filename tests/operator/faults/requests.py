@@ -16,7 +16,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"verb": "get", "resource": "namespaces"},
     {"verb": "get", "resource": "secrets", "name": "keyferry-keys"},
     {"verb": "create", "resource": "secrets", "name": "keyferry-keys"},
-    {"verb": "get", "resource": "leases"},
+    {"verb": "list", "resource": "leases"},
     {"verb": "create", "resource": "leases"},
     {"verb": "update", "resource": "leases"},
     {"verb": "list", "resource": "tokenproviders"},
