@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, final
 
-from keyferry.engine.core import RENEW_INTERVAL
+from keyferry.engine.settings import RENEW_INTERVAL
 from keyferry_operator.names import RENEW_ANNOTATION
 
 if TYPE_CHECKING:

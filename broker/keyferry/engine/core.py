@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from keyferry.doubt import SETTLE_MARGIN
 from keyferry.engine.chain import IdentityChain
 from keyferry.engine.credentials import Reference, Referent
 from keyferry.engine.custody import Custody
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
     from keyferry.engine.entry import Entry, ProviderKey
     from keyferry.engine.ports import Ports
+    from keyferry.engine.settings import EngineSettings
     from keyferry.engine.status import IdentityStatus
     from keyferry.engine.survey import Findings
     from keyferry.errors import KeyferryError
@@ -40,30 +39,7 @@ if TYPE_CHECKING:
     from keyferry.record import Versioned
     from keyferry.spec.resources import IdentityResource, ProviderResource
 
-RENEW_INTERVAL: Final = 60.0
-"""Seconds between renewals on demand of one identity."""
-DRAIN: Final = 60.0
-"""Seconds that exchanges under way are given to finish when the engine stops."""
-
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """How an engine behaves; the defaults are right for people."""
-
-    holder: str
-    suspend_all: bool = False
-    """Start without exchanging anything (after a restore)."""
-    prompts: bool = True
-    """Whether anybody sees it when a person is asked; else nobody is."""
-    renew_interval: float = RENEW_INTERVAL
-    drain: float = DRAIN
-    shards: int = 1
-    """Into how many parts the identities fall that processes share."""
-    settle_margin: float = SETTLE_MARGIN
-    """Seconds beyond a request's deadline for which another's claim is left alone (``doubt.settle_time``)."""
 
 
 class Engine:
@@ -248,14 +224,11 @@ class Engine:
     def renew(self, key: ObjectKey) -> float:
         """Renew now; return 0, or for how many seconds that is still refused (once a minute at most)."""
         entry = self.roster.entries[key]
-        now = self._ports.clock.monotonic()
-        wait = entry.last_renewal + self._settings.renew_interval - now
-        if wait > 0:
-            return wait
-        entry.last_renewal = now
-        entry.renew = True
-        self._loop.look_at({key}, waive=Waive.ALWAYS)
-        return 0.0
+        wait = self._take_turn(entry)
+        if wait <= 0:
+            entry.renew = True
+            self._loop.look_at({key}, waive=Waive.ALWAYS)
+        return wait
 
     def login(self, key: ObjectKey) -> bool:
         """Have a person asked now, also where the session is still good; False where the grant asks nobody.
@@ -277,18 +250,24 @@ class Engine:
         """
         entry = self.roster.entries[key]
         left = entry.expiration_time - self._ports.clock.now()
-        now = self._ports.clock.monotonic()
         if left >= minimum_remaining:
             return 0.0
         if left <= 0:  # that is worked on without being asked, and must not use up the next request
             self._loop.look_at({key})
             return 0.0
+        wait = self._take_turn(entry)
+        if wait <= 0:
+            entry.wanted_remaining = minimum_remaining
+            self._loop.look_at({key})
+        return wait
+
+    def _take_turn(self, entry: Entry) -> float:
+        """Return 0 where a renewal on demand may begin, and note that it does; else for how many seconds not yet."""
+        now = self._ports.clock.monotonic()
         wait = entry.last_renewal + self._settings.renew_interval - now
         if wait > 0:
             return wait
         entry.last_renewal = now
-        entry.wanted_remaining = minimum_remaining
-        self._loop.look_at({key})
         return 0.0
 
     def republish(self, key: ObjectKey) -> None:
@@ -305,7 +284,7 @@ class Engine:
 
     def own_identities(self) -> list[ObjectKey]:
         """Return the identities that this engine looks after."""
-        return [key for key, entry in self.roster.entries.items() if entry.care is Care.FULL]
+        return [key for key in self.roster.entries if self.looks_after(key)]
 
     def looks_after(self, key: ObjectKey) -> bool:
         """Tell whether this engine looks after an identity."""
@@ -386,16 +365,7 @@ class Engine:
         Returns which of the answers belong to such a claim, committed now or not. It needs no ``start``, and another
         process may work on the same store meanwhile. Raises StoreError.
         """
-        wanted = set()
-        async for held in self._ports.store.records():
-            claim = held.record.claim
-            if claim is None or claim.attempt_id not in attempt_ids:
-                continue
-            wanted.add(claim.attempt_id)
-            entry = self.roster.entries.get(held.record.key)
-            if entry is not None and entry.uid in ("", held.record.uid):
-                await self._worker.last_look(entry)
-        return frozenset(wanted)
+        return await self._custody.rescue(attempt_ids)
 
     async def run(self) -> None:
         """Work until ``stop`` is called, then finish what is under way."""

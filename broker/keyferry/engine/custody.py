@@ -57,6 +57,19 @@ class Custody:
         self.open_claims: set[str] = set()
         """Attempt ids of the claims and approvals that were open when their identities were taken up."""
 
+    async def rescue(self, attempt_ids: Collection[str]) -> frozenset[str]:
+        """Commit the answers in the escrow that open claims of declared identities wait for (see ``Engine.rescue``)."""
+        wanted = set()
+        async for held in self._ports.store.records():
+            claim = held.record.claim
+            if claim is None or claim.attempt_id not in attempt_ids:
+                continue
+            wanted.add(claim.attempt_id)
+            entry = self._roster.entries.get(held.record.key)
+            if entry is not None and entry.uid in ("", held.record.uid):
+                await self._worker.last_look(entry)
+        return frozenset(wanted)
+
     # --- gaining ------------------------------------------------------------------------------------------------------
 
     async def gain(self, shards: frozenset[int], undisturbed: frozenset[int]) -> list[Versioned]:

@@ -11,7 +11,7 @@ from keyferry.engine.attempt import Attempts
 from keyferry.engine.clients import asserts_afresh, presents_fresh_token
 from keyferry.engine.device import DeviceFlow
 from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
-from keyferry.engine.seeds import reserve_seed, set_aside, with_previous, with_seed
+from keyferry.engine.seeds import fall_back, reserve_seed, set_aside, with_seed
 from keyferry.errors import (
     AnswerError,
     ApprovalPending,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from keyferry.secret import SecretValue
 
 
+REFUSED_SEED: Final = "the provider refused the new refresh token; the session before it goes on"
 SUBJECT_REFUSED: Final = frozenset({"invalid_grant", "invalid_request", "invalid_token"})
 """How providers refuse a subject token or an assertion (RFC 8693 2.2.2, RFC 7523 3.1; Keycloak uses all three)."""
 
@@ -152,7 +153,7 @@ class OAuthExchanger:
             return await self._spend(attempt, held, token, attempt_no=2 if way is Route.REPLAY else 1)
         except Refused as error:
             if error.retry is RetryClass.NEEDS_PERSON:
-                await self._fall_back(job)
+                await fall_back(job, REFUSED_SEED)
             if not ((job.can_login or job.asks) and error.retry is RetryClass.NEEDS_PERSON):
                 raise _for_person(job, error) from None
             await job.reread()
@@ -176,17 +177,6 @@ class OAuthExchanger:
         committed = await self._device.proceed(attempt, outcome.apply)
         return await self._accept(attempt, outcome, committed)
 
-    async def _fall_back(self, job: Job) -> None:
-        """Go on with the chain before, where the seed that was tried instead is refused. Raises Conflict then."""
-        await job.reread()
-        held = job.held
-        if held is None or held.record.previous is None or not held.record.refresh_ended:
-            return
-        restored = with_previous(held.record, held.record.previous)
-        await self._ports.store.replace(held, restored)
-        job.note("the provider refused the new refresh token; the session before it goes on")
-        raise Conflict("the session before the refused refresh token goes on")
-
     async def _plant(self, attempt: Attempt, seed: SecretValue, digest: str) -> Versioned:
         """Begin a chain of refresh tokens with the one that a person gave, unless somebody did already."""
         job = attempt.job
@@ -204,7 +194,7 @@ class OAuthExchanger:
             return await self._spend(attempt, replace(held, record=planted), seed, attempt_no=1, new_session=True)
         except Refused as error:
             if error.retry is RetryClass.NEEDS_PERSON:
-                await self._fall_back(job)
+                await fall_back(job, REFUSED_SEED)
             raise _for_person(job, error) from None
 
     async def _spend(

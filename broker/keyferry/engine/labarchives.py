@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from keyferry.engine.clients import value
 from keyferry.engine.credentials import CredentialReader
 from keyferry.engine.job import Outcome, check_binding
-from keyferry.engine.seeds import reserve_seed, set_aside, with_previous, with_seed
-from keyferry.errors import Conflict, CredentialError, Reason, Refused, ResourceError, RetryClass
+from keyferry.engine.seeds import fall_back, reserve_seed, set_aside, with_seed
+from keyferry.errors import CredentialError, Reason, Refused, ResourceError, RetryClass
 from keyferry.grants.document import host_of
 from keyferry.io.http import drive
 from keyferry.ledger import Spend
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     Send: TypeAlias = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
+UNUSED_CODE: Final = "the new one-time code began no login; the one before it goes on"
 CHECKED_FOR: Final = 86400.0
 """Seconds for which a login counts as good after LabArchives said so; it is asked again well before their end."""
 
@@ -110,7 +111,7 @@ class LabArchivesExchanger:
             )
             return await self._redeem(job, region, key, context, replace(held, record=planted))
         if record.claim is not None or record.refresh_token is None or record.refresh_ended:
-            await self._fall_back(job)
+            await fall_back(job, UNUSED_CODE, lost=True)
             raise _needs_code(job, record)
         check_binding(record, context.binding)
         if not record.session_started_at and job.held is not None:
@@ -136,7 +137,7 @@ class LabArchivesExchanger:
             committed = await self._ledger.spend(held, spend)
         except Refused as error:
             if error.retry is RetryClass.NEEDS_PERSON:
-                await self._fall_back(job)
+                await fall_back(job, UNUSED_CODE, lost=True)
                 error.reason = Reason.APPROVAL_REQUIRED
             raise
         outcome.check()
@@ -159,16 +160,6 @@ class LabArchivesExchanger:
         job.held = await self._ports.store.replace(held, outcome.apply(held.record, _session(user, started, region)))
         outcome.check()
         return job.held
-
-    async def _fall_back(self, job: Job) -> None:
-        """Go on with the login before, where the new code was refused or its answer was lost. Raises Conflict then."""
-        await job.reread()
-        held = job.held
-        if held is None or held.record.previous is None:
-            return
-        await self._ports.store.replace(held, with_previous(held.record, held.record.previous))
-        job.note("the new one-time code began no login; the one before it goes on")
-        raise Conflict("the login before the new code goes on")
 
     def _server_time(self, job: Job, now: float) -> float:
         return now + job.provider.clock_ahead

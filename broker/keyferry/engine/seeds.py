@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from keyferry.errors import CredentialError, Reason, RetryClass
+from keyferry.errors import Conflict, CredentialError, Reason, RetryClass
 from keyferry.record import Chain
 
 if TYPE_CHECKING:
@@ -43,6 +43,20 @@ def _used(job: Job) -> CredentialError:
         reason=Reason.SEED_ALREADY_USED,
         retry=RetryClass.NEEDS_PERSON,
     )
+
+
+async def fall_back(job: Job, note: str, *, lost: bool = False) -> None:
+    """Go on with the session before, where the seed that was tried instead was refused. Raises Conflict then.
+
+    ``note`` tells people. With ``lost`` also where the seed's answer was lost: then it is never sent again.
+    """
+    await job.reread()
+    held = job.held
+    if held is None or held.record.previous is None or not (lost or held.record.refresh_ended):
+        return
+    await job.ports.store.replace(held, with_previous(held.record, held.record.previous))
+    job.note(note)
+    raise Conflict(note)
 
 
 def with_seed(record: Record, seed: SecretValue, digest: str, binding: Binding) -> Record:

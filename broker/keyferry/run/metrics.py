@@ -12,7 +12,6 @@ most of a second of pure computing for each scrape, and this a fifth of that.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections import Counter as Multiset
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +23,9 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
 from keyferry import __version__
 from keyferry.engine.status import State
-from keyferry.errors import KeyferryError, Reason
+from keyferry.errors import Reason
 from keyferry.io.clock import SystemClock
-from keyferry.web.serving import SERVER, Server, plain
+from keyferry.web.serving import SERVER, Server, base_url, listen, plain, port_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -45,8 +44,6 @@ BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds (seconds) of the request durations; requests are given up after 10 s unless the provider says more."""
 SLICE: Final = 200
 """Identities that are read without letting the engine's loop go on."""
-SHUTDOWN: Final = 2.0
-"""Seconds that a scrape under way is given to finish when the server stops."""
 
 _RENEWED: Final = frozenset({"obtained", "renewed"})
 _REVOCATIONS: Final = {"revoked": "success", "revocation_failed": "failure"}
@@ -89,29 +86,18 @@ class MetricsServer:
     def port(self) -> int:
         """Where it listens; before ``start``, where it is to."""
         if self._runner is not None and self._runner.addresses:
-            return int(self._runner.addresses[0][1])
+            return port_of(self._runner)
         return self._port
 
     @property
     def url(self) -> str:
         """The address to scrape."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}/metrics"
+        return f"{base_url(self._host, self.port)}/metrics"
 
     async def start(self) -> None:
         """Listen. Raises KeyferryError where the address cannot be had."""
-        runner = web.ServerRunner(Server(self._handle), shutdown_timeout=SHUTDOWN)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self._host, self._port).start()
-        except OSError as error:
-            await runner.cleanup()
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
-            raise KeyferryError(
-                f"The metrics cannot be served on {self._host}, port {self._port}: {why}. Name another address with"
-                " --metrics, or leave it out."
-            ) from error
-        self._runner = runner
+        advice = "Name another address with --metrics, or leave it out."
+        self._runner = await listen(Server(self._handle), self._host, self._port, what="The metrics", advice=advice)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="keyferry-metrics")
         self._engine.exchange_seconds = self._tally.observe
 

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from keyferry.engine.settings import RENEW_INTERVAL
 from keyferry.errors import Reason, RetryClass
 from keyferry.spec.durations import format_duration
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 LONGEST_LEEWAY: Final = 5.0
 """Seconds that a token must live for at least when nobody said how long; a quarter of its life where that is less."""
-RENEW_INTERVAL: Final = 60.0
-"""Seconds between renewals on demand; where processes do not know of each other, the token's age tells."""
 
 
 class Outcome(enum.StrEnum):

@@ -6,18 +6,14 @@ A web page that a browser on the same machine shows must not reach it: it sends 
 
 from __future__ import annotations
 
-import os
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
-
-from keyferry.errors import KeyferryError
 from keyferry.web.labarchives import LabArchivesEndpoint
 from keyferry.web.oauth import current_token, exchange
 from keyferry.web.presented import new_placeholder
-from keyferry.web.serving import Server, plain
+from keyferry.web.serving import Server, base_url, listen, plain, port_of
 from keyferry.web.source import NotOffered
 from keyferry.web.upstream import Upstream
 
@@ -26,6 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Never, Self
 
+    from aiohttp import web
+
     from keyferry.io.addresses import AddressPolicy
     from keyferry.secret import SecretValue
     from keyferry.web.source import Source
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 MOST_HEADERS: Final = 48
 LONGEST_LINE: Final = 8190
-SHUTDOWN: Final = 2.0
-"""Seconds that requests under way are given to finish when the server stops."""
 
 _TARGET: Final = re.compile(
     r"/(?P<identity>[a-z0-9.:-]{1,317})/(?P<path>[A-Za-z0-9._/-]{1,512})(?:\?(?P<query>[!-~]*))?"
@@ -62,25 +58,14 @@ class Loopback:
     @property
     def url(self) -> str:
         """What the URLs of all identities begin with, without a slash at the end."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        return base_url(self._host, self._port)
 
     async def __aenter__(self) -> Self:
         """Listen. Raises KeyferryError where the address cannot be had."""
         server = Server(self._handle, max_line_size=LONGEST_LINE, max_field_size=LONGEST_LINE)
-        runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self._host, self._port).start()
-        except OSError as error:
-            await runner.cleanup()
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
-            raise KeyferryError(
-                f"The loopback endpoints cannot be served on {self._host}, port {self._port}: {why}. Name another port,"
-                " or stop what uses this one."
-            ) from error
-        self._runner = runner
-        self._port = int(runner.addresses[0][1])
+        advice = "Name another port, or stop what uses this one."
+        self._runner = await listen(server, self._host, self._port, what="The loopback endpoints", advice=advice)
+        self._port = port_of(self._runner)
         self._hosts = frozenset(f"{name}:{self._port}" for name in (HOST, "localhost", "[::1]"))
         return self
 

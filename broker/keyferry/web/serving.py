@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
+
+from keyferry.errors import KeyferryError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVER: Final = "keyferry"
+SHUTDOWN: Final = 2.0
+"""Seconds that requests under way are given to finish when the server stops."""
 
 
 class Connection(web.RequestHandler):
@@ -49,6 +54,32 @@ class Server(web.Server):
         """Return what speaks HTTP on one connection."""
         # No log of accesses is documented as None, but typed as if there always were one.
         return Connection(self, loop=asyncio.get_running_loop(), access_log=None, **self._limits)  # type: ignore[arg-type]
+
+
+async def listen(server: Server, host: str, port: int, *, what: str, advice: str) -> web.ServerRunner:
+    """Serve on an address; port 0 lets the system choose. To stop, call ``cleanup`` of what is returned.
+
+    Raises KeyferryError where the address cannot be had, which says ``what`` is not served and gives ``advice``.
+    """
+    runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
+        raise KeyferryError(f"{what} cannot be served on {host}, port {port}: {why}. {advice}") from error
+    return runner
+
+
+def port_of(runner: web.ServerRunner) -> int:
+    """Return the port that a server listens on."""
+    return int(runner.addresses[0][1])
+
+
+def base_url(host: str, port: int) -> str:
+    """Return the URL of a server, without a slash at the end; an IPv6 address goes into brackets (RFC 3986 3.2.2)."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def plain(status: int, text: str, **headers: str) -> web.Response:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from keyferry.cli.exits import CommandError, ExitCode
+from keyferry.engine.job import PERSONAL
 from keyferry.spec.durations import format_duration
 from keyferry_operator.client import IDENTITIES
 from keyferry_operator.kubectl.liveness import operator_trouble
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from keyferry_operator.kubectl.api import Api
 
 POLL: Final = 0.5
-GRANTS: Final = frozenset({"DeviceCode"})
-"""Grants that begin with a person's approval."""
 
 
 class Approving:
@@ -37,7 +36,7 @@ class Approving:
         """Return what the person is asked; asks for a new question where the last one lapsed. Raises CommandError."""
         body = self._body()
         status = status_of(body)
-        if status.grant not in GRANTS:
+        if status.grant not in PERSONAL:
             raise CommandError(f"{self.key} needs no login: its grant is {status.grant}", ExitCode.INVALID)
         if status.prompt is None and status.ready(self._api.now()) and not status.stalled():
             raise CommandError(

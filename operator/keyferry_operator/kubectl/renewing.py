@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from keyferry.cli.exits import CommandError, ExitCode
-from keyferry.engine.core import RENEW_INTERVAL
+from keyferry.engine.settings import RENEW_INTERVAL
 from keyferry.errors import RetryClass
 from keyferry.run.status_json import timestamp
 from keyferry.spec.durations import format_duration
