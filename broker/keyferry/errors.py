@@ -151,6 +151,16 @@ class ApprovalPending(KeyferryError):
         """When the provider is asked again whether they did, Unix seconds."""
 
 
+class NoSuchQuestion(KeyferryError):
+    """No question to a person goes by this link, or it lapsed, or it is another's: all alike."""
+
+    reason = Reason.APPROVAL_REQUIRED
+
+
+class Misdirected(KeyferryError):
+    """Another replica looks after the identity; it is to be asked."""
+
+
 class StoreError(KeyferryError):
     """The private state cannot be read or written."""
 
