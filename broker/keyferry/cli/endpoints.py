@@ -10,10 +10,11 @@ from keyferry.io.addresses import AddressPolicy
 from keyferry.providers.labarchives import SESSION_TYPE
 from keyferry.run.control import NobodyAnswersError
 from keyferry.run.requests import Outcome, leeway
-from keyferry.run.signing import NOT_LISTED, NOT_OFFERED, Call, decode_call, decode_user
+from keyferry.run.signing import NOT_LISTED, NOT_OFFERED, Call
 from keyferry.run.stored_token import read_record
 from keyferry.web.loopback import Loopback
 from keyferry.web.source import NotAllowed, NotOffered, Token, Unavailable
+from keyferry.wire import decode_call, decode_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,7 @@ import enum
 from typing import TYPE_CHECKING, Any, Final
 
 from keyferry.errors import KeyferryError, Reason, Refused, RetryClass
-from keyferry.providers.labarchives import LabArchivesUser, Notebook, Signature, SignedCall
-from keyferry.secret import SecretValue
+from keyferry.wire import encode_call, encode_user
 
 if TYPE_CHECKING:
     from keyferry.model import ObjectKey
@@ -58,40 +57,3 @@ def refused(reason: str, message: str, *, person: bool) -> dict[str, Any]:
 
 NOT_LISTED: Final = Reason.PROVIDER_NOT_ALLOWED.value
 """Why a method is refused that the provider does not list."""
-
-
-def encode_call(call: SignedCall) -> dict[str, Any]:
-    """Return a signed call."""
-    signature = call.signature
-    return {
-        "region": call.region,
-        "uid": call.uid.reveal(),
-        "accessKeyId": signature.access_key_id,
-        "expires": signature.expires,
-        "signature": signature.value,
-        "authorities": call.authorities,
-    }
-
-
-def decode_call(data: dict[str, Any]) -> SignedCall:
-    """Return what ``encode_call`` made."""
-    signature = Signature(str(data["accessKeyId"]), int(data["expires"]), str(data["signature"]))
-    return SignedCall(str(data["region"]), SecretValue(str(data["uid"])), signature, data["authorities"])
-
-
-def encode_user(user: LabArchivesUser) -> dict[str, Any]:
-    """Return a person's login, without the user id: nobody who asks for it needs that."""
-    return {
-        "email": user.email,
-        "fullName": user.full_name,
-        "mayLogInAlone": user.may_log_in_alone,
-        "notebooks": [{"id": each.id, "name": each.name, "isDefault": each.is_default} for each in user.notebooks],
-    }
-
-
-def decode_user(data: dict[str, Any]) -> LabArchivesUser:
-    """Return what ``encode_user`` made; its user id is empty."""
-    notebooks = tuple(Notebook(str(n["id"]), str(n["name"]), bool(n["isDefault"])) for n in data["notebooks"])
-    return LabArchivesUser(
-        SecretValue(""), str(data["email"]), str(data["fullName"]), bool(data["mayLogInAlone"]), notebooks
-    )
