@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
 from keyferry.approval import Approval
 from keyferry.errors import ApprovalPending, Conflict, ExchangeError, Reason, ResourceError, RetryClass
@@ -17,14 +17,44 @@ if TYPE_CHECKING:
     from keyferry.engine.attempt import Attempt
     from keyferry.engine.job import Job
     from keyferry.engine.ports import Ports
+    from keyferry.grants.rfc8628_device_code import Authorization
     from keyferry.ledger import Ledger
     from keyferry.model import Exchange, TokenSet
     from keyferry.record import Record, Versioned
+    from keyferry.secret import SecretValue
 
 ASK_AGAIN: Final = (
     "To be asked again: `kubectl keyferry login` or `keyferry login` with the identity's name, or the annotation"
     " keyferry.dev/renew with a new value."
 )
+
+
+class DeviceDialect(Protocol):
+    """How one provider is asked for a device code, and whether it was approved. Times are Unix seconds."""
+
+    def authorize(self, started_at: float) -> Authorization:
+        """Ask for a device code."""
+        ...
+
+    def poll(self, device_code: SecretValue, started_at: float) -> Exchange:
+        """Ask once; what a refusal means is said with the codes of RFC 8628 3.5, whatever the provider's own words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthDevice:
+    """The dialect of RFC 8628 itself; it fails where the provider has no device authorization endpoint."""
+
+    attempt: Attempt
+
+    def authorize(self, started_at: float) -> Authorization:
+        """Ask for a device code (RFC 8628 3.1)."""
+        endpoint = self.attempt.metadata.endpoint("deviceAuthorization")
+        return authorize(replace(self.attempt.inputs, started_at=started_at), endpoint)
+
+    def poll(self, device_code: SecretValue, started_at: float) -> Exchange:
+        """Ask once (RFC 8628 3.4)."""
+        return poll(replace(self.attempt.inputs, started_at=started_at), device_code)
 
 
 class DeviceFlow:
@@ -36,26 +66,24 @@ class DeviceFlow:
         self._ledger = ledger
         self._prompts = prompts
 
-    async def proceed(self, attempt: Attempt, apply: Callable[[Record, TokenSet], Record]) -> Versioned:
+    async def proceed(self, job: Job, dialect: DeviceDialect, apply: Callable[[Record, TokenSet], Record]) -> Versioned:
         """Do what is next: prompt, or ask whether the prompt was answered.
 
         Returns the committed record once it was. Raises ApprovalPending while it was not, ResourceError
         (ApprovalRequired) where the prompt lapsed or was refused and nobody asked for another.
         """
-        job = attempt.job
         approval = job.held.record.approval if job.held is not None else None
         wanted = job.observed.renew_requested or job.observed.login_requested
         if approval is None or approval.spec_hash != job.observed.spec_hash:
-            return await self._prompt(attempt)
+            return await self._prompt(job, dialect)
         if not approval.open(job.observed.spec_hash, self._ports.clock.now()):
             if wanted:
-                return await self._prompt(attempt)
+                return await self._prompt(job, dialect)
             raise await self._over(job, approval, approval.ended or "nobody answered in time")
-        return await self._poll(attempt, approval, apply)
+        return await self._poll(job, dialect, approval, apply)
 
-    async def _prompt(self, attempt: Attempt) -> Versioned:
+    async def _prompt(self, job: Job, dialect: DeviceDialect) -> Versioned:
         """Ask for a code and keep it, then wait for the person."""
-        job = attempt.job
         if not self._prompts:
             raise ResourceError(
                 f"ServiceIdentity {job.key} needs a person's approval, and nobody is asked by this command: run"
@@ -63,11 +91,10 @@ class DeviceFlow:
                 reason=Reason.APPROVAL_REQUIRED,
                 retry=RetryClass.NEEDS_PERSON,
             )
-        endpoint = attempt.metadata.endpoint("deviceAuthorization")
         held = await job.prove_writable()
         await job.channel.ready()
         started = self._ports.clock.now()
-        given = await drive(authorize(replace(attempt.inputs, started_at=started), endpoint), job.channel.send)
+        given = await drive(dialect.authorize(started), job.channel.send)
         approval = Approval(
             attempt_id=secrets.token_hex(16),
             spec_hash=job.observed.spec_hash,
@@ -83,13 +110,12 @@ class DeviceFlow:
         raise self._pending(job, approval)
 
     async def _poll(
-        self, attempt: Attempt, approval: Approval, apply: Callable[[Record, TokenSet], Record]
+        self, job: Job, dialect: DeviceDialect, approval: Approval, apply: Callable[[Record, TokenSet], Record]
     ) -> Versioned:
-        job = attempt.job
         held = await job.ensure_record()
 
         def begin(started: float) -> Exchange:
-            return poll(replace(attempt.inputs, started_at=started), approval.device_code)
+            return dialect.poll(approval.device_code, started)
 
         def take(record: Record, issued: TokenSet) -> Record:
             if record.approval is None or record.approval.attempt_id != approval.attempt_id:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from keyferry.client_auth import NoAuthentication
 from keyferry.engine.attempt import Attempts
 from keyferry.engine.clients import asserts_afresh, presents_fresh_token
-from keyferry.engine.device import DeviceFlow
+from keyferry.engine.device import DeviceFlow, OAuthDevice
 from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
 from keyferry.engine.seeds import fall_back, reserve_seed, set_aside, with_seed
 from keyferry.errors import (
@@ -174,7 +174,7 @@ class OAuthExchanger:
     async def _ask(self, attempt: Attempt) -> Versioned:
         """Begin a session with a person's approval."""
         outcome = Outcome(attempt.job, attempt.context, new_session=True)
-        committed = await self._device.proceed(attempt, outcome.apply)
+        committed = await self._device.proceed(attempt.job, OAuthDevice(attempt), outcome.apply)
         return await self._accept(attempt, outcome, committed)
 
     async def _plant(self, attempt: Attempt, seed: SecretValue, digest: str) -> Versioned:
