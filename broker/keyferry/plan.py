@@ -96,6 +96,8 @@ class Observed:
     renew_requested: bool = False
     login_requested: bool = False
     """Somebody wants a person to be asked anew, though the session may be good for a while."""
+    asked_through_page: bool = False
+    """It was whoever has the link of the last question that wants so."""
     new_code: bool = False
     """A person gave a code that was never redeemed; it lapses within the hour, so it does not wait for a renewal."""
     poll_at: float = 0.0

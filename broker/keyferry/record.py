@@ -104,6 +104,10 @@ class Record:
     claim: Claim | None = None
     approval: Approval | None = None
     """The question that a person is to answer, or left unanswered."""
+    answered: str = ""
+    """Digest of the link under which a person answered last, so that the page can still say so."""
+    answered_until: float = 0.0
+    """When that link lapses."""
     token: TokenSet | None = None
     """What is published: an access token, or an API key."""
     login: TokenSet | None = None
@@ -125,6 +129,13 @@ class Record:
     def without_claim(self) -> Record:
         """Return the record with its claim settled."""
         return replace(self, claim=None)
+
+    def with_answer(self) -> Record:
+        """Return the record with its question answered: what the page shows of it from now on is that it is done."""
+        link = self.approval.link if self.approval is not None else None
+        if link is None:
+            return replace(self, approval=None)
+        return replace(self, approval=None, answered=link.digest, answered_until=link.expires_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +237,8 @@ def version_of(head: bytes) -> int | None:
 _PLAIN: Final = (
     "origin", "source", "generation", "revision", "spec_hash", "seed", "refresh_issued_at", "refresh_expires_at",
     "refresh_idle", "session_started_at", "refresh_ended", "api_keys", "renewal_time", "minimum_remaining",
-    "wrong_subject", "buried_at", "former_seeds", "planting", "shard",
+    "wrong_subject", "buried_at", "former_seeds", "planting", "shard", "answered",
+    "answered_until",
 )  # fmt: skip
 
 _TOKEN_PLAIN: Final = (

@@ -258,10 +258,11 @@ def _approval(prompt: Prompt | None) -> dict[str, Any] | None:
     if prompt is None:
         return None
     return {
-        "verificationURI": prompt.verification_uri,
+        "verificationURI": prompt.verification_uri or None,
         "verificationURIComplete": prompt.verification_uri_complete or None,
-        "userCode": prompt.user_code,
+        "userCode": prompt.user_code or None,
         "expirationTime": rfc3339(prompt.expires_at),
+        "page": prompt.page or None,
     }
 
 

@@ -146,13 +146,14 @@ class World:
         self.write("provider.yaml", self.provider(**oauth), secret("bot", secret=SECRET))
 
     @contextlib.asynccontextmanager
-    async def broker(self, **options: Any) -> AsyncIterator[LocalBroker]:
+    async def broker(self, *, page_url: str = "", **options: Any) -> AsyncIterator[LocalBroker]:
         settings = RunSettings(
             (self.resources,),
             self.out,
             self.state,
             self.secrets,
             allowed_hosts=(HostRule.parse("127.0.0.1"), HostRule.parse("localhost")),
+            page_url=page_url,
         )
         async with LocalBroker(settings, clock=self.clock, **({"renew_interval": 0.0} | options)) as broker:
             broker.reporter.listeners.append(self.told)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,10 @@ from keyferry.engine.departures import Departures
 from keyferry.engine.desk import Desk
 from keyferry.engine.entry import Care
 from keyferry.engine.job import PERSONAL
+from keyferry.engine.links import Links
 from keyferry.engine.loop import Loop, Waive
 from keyferry.engine.provider import Drivers
+from keyferry.engine.questions import Questions
 from keyferry.engine.roster import Roster
 from keyferry.engine.shards import Shards
 from keyferry.engine.signing import LabArchivesSigner
@@ -50,7 +51,8 @@ class Engine:
         self._settings = settings
         self._drivers = Drivers(ports)
         self._shards = Shards(settings.shards)
-        self.roster = Roster(ports, self._drivers, self._shards)
+        self.roster = Roster(ports, self._drivers, self._shards, page_url=settings.page_url)
+        links = Links(settings.page_url, ports.store.digest_key, settings.link_lifetime)
         self._chain = IdentityChain(ports, self.roster, self._nudge)
         self._undertaker = Undertaker(ports, self.roster, self._drivers, self._chain)
         self._agenda = Agenda()
@@ -66,6 +68,7 @@ class Engine:
                 self._chain,
                 checkpoint,
                 self._may_begin,
+                links,
                 prompts=settings.prompts,
                 settle_margin=settings.settle_margin,
             ),
@@ -100,6 +103,8 @@ class Engine:
         )
         self.labarchives = LabArchivesSigner(ports, self.roster, self._observe_seconds)
         """Signs LabArchives calls for workloads."""
+        self.approvals = Questions(ports, self.roster, self._loop, links)
+        """What people are asked, for the approval page."""
 
     # --- what is declared ---------------------------------------------------------------------------------------------
 
@@ -293,18 +298,8 @@ class Engine:
 
     async def wait_for(self, key: ObjectKey, done: Callable[[IdentityStatus], bool], patience: float) -> bool:
         """Wait until an identity's status satisfies ``done``; False when ``patience`` seconds passed first."""
-        changed = asyncio.Event()
-        self._loop.watchers.add(changed)
-        try:
-            async with asyncio.timeout(patience):
-                while key not in self.roster.entries or not done(self.status(key)):
-                    await changed.wait()
-                    changed.clear()
-        except TimeoutError:
-            return False
-        finally:
-            self._loop.watchers.discard(changed)
-        return True
+        known = self.roster.entries
+        return await self._loop.wait_for(lambda: key in known and done(self.status(key)), patience)
 
     def queue_depth(self) -> int:
         """How many identities wait for an exchange."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from keyferry.engine.clients import IdentityTokens
     from keyferry.engine.entry import Entry
+    from keyferry.engine.links import Links
     from keyferry.engine.ports import Ports
     from keyferry.engine.provider import Channel, Provider
     from keyferry.ledger import Checkpoint
@@ -56,6 +57,7 @@ class Desk:
         tokens: IdentityTokens,
         checkpoint: Checkpoint | None,
         may_begin: Callable[[ObjectKey], bool],
+        links: Links,
         *,
         prompts: bool,
         settle_margin: float,
@@ -80,7 +82,7 @@ class Desk:
         )
         self.stuck: Stuck = lambda _key, _message: None
         """Told when an answer cannot be stored."""
-        self._oauth = OAuthExchanger(ports, ledger, tokens, prompts=prompts)
+        self._oauth = OAuthExchanger(ports, ledger, tokens, links, prompts=prompts)
         self._tiled = TiledExchanger(ports, ledger)
         self._labarchives = LabArchivesExchanger(ports, ledger)
         self._publishing = asyncio.Semaphore(PUBLISHING_AT_ONCE)
@@ -136,6 +138,7 @@ class Desk:
             suspension=ALL_SUSPENDED if suspended else "spec.suspend is set; what is published stays until it expires",
             renew_requested=entry.renew,
             login_requested=entry.login,
+            asked_through_page=entry.login_by_page,
             poll_at=entry.poll_at,
             wanted_remaining=entry.wanted_remaining,
             doubt=_doubt_policy(entry, provider),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from keyferry.engine.attempt import Attempt
     from keyferry.engine.job import Job
+    from keyferry.engine.links import Links
     from keyferry.engine.ports import Ports
     from keyferry.grants.rfc8628_device_code import Authorization
     from keyferry.ledger import Ledger
@@ -60,10 +61,11 @@ class OAuthDevice:
 class DeviceFlow:
     """Shows a person a code, and asks the provider now and then whether they approved."""
 
-    def __init__(self, ports: Ports, ledger: Ledger, *, prompts: bool) -> None:
+    def __init__(self, ports: Ports, ledger: Ledger, links: Links, *, prompts: bool) -> None:
         """``prompts`` tells whether anybody would see a prompt; else none is begun."""
         self._ports = ports
         self._ledger = ledger
+        self._links = links
         self._prompts = prompts
 
     async def proceed(self, job: Job, dialect: DeviceDialect, apply: Callable[[Record, TokenSet], Record]) -> Versioned:
@@ -95,6 +97,7 @@ class DeviceFlow:
         await job.channel.ready()
         started = self._ports.clock.now()
         given = await drive(dialect.authorize(started), job.channel.send)
+        before, observed = held.record.approval, job.observed
         approval = Approval(
             attempt_id=secrets.token_hex(16),
             spec_hash=job.observed.spec_hash,
@@ -105,6 +108,7 @@ class DeviceFlow:
             verification_uri=given.verification_uri,
             verification_uri_complete=given.verification_uri_complete,
             interval=given.interval,
+            link=self._links.of(before.link if before else None, started, renew=not observed.asked_through_page),
         )
         job.held = await self._ports.store.replace(held, replace(held.record, approval=approval))
         raise self._pending(job, approval)
@@ -120,7 +124,7 @@ class DeviceFlow:
         def take(record: Record, issued: TokenSet) -> Record:
             if record.approval is None or record.approval.attempt_id != approval.attempt_id:
                 raise Conflict("somebody else took the answer to this prompt, or asked anew")
-            return replace(apply(record, issued), approval=None)
+            return apply(record, issued).without_claim().with_answer()
 
         await job.channel.ready()
         try:
@@ -151,11 +155,11 @@ class DeviceFlow:
 
     async def _over(self, job: Job, approval: Approval, why: str) -> ResourceError:
         """Note that the prompt came to nothing; return what people are told."""
-        job.asked(None, 0.0)
         if not approval.ended:
             held = await job.ensure_record()
-            ended = replace(approval, ended=why)
-            job.held = await self._ports.store.replace(held, replace(held.record, approval=ended))
+            approval = replace(approval, ended=why)
+            job.held = await self._ports.store.replace(held, replace(held.record, approval=approval))
+        job.asked(approval, 0.0)
         return ResourceError(
             f"ServiceIdentity {job.key} needs a person's approval, and the last request for it came to nothing: {why}."
             f" What is published stays until it expires. {ASK_AGAIN}",

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.apply import reauthorize_by
 from keyferry.engine.job import REPEATABLE
+from keyferry.engine.links import page_address
 from keyferry.engine.status import APPROVAL_PENDING, IdentityStatus, Prompt
 from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
-    from keyferry.approval import Approval
+    from keyferry.approval import Approval, Link
     from keyferry.errors import KeyferryError, Reason
     from keyferry.model import ObjectKey
     from keyferry.plan import Failure, PublishedState
@@ -63,8 +64,17 @@ class Entry:
     """Somebody asked for a renewal."""
     login: bool = False
     """Somebody wants a person to be asked."""
+    login_by_page: bool = False
+    """It was whoever has the link of the last question that wanted so."""
     prompt: Prompt | None = None
     """What a person is being asked."""
+    link: Link | None = None
+    """Under which the page shows what a person is, or was, being asked."""
+    answered: str = ""
+    """Digest of the link under which a person gave what the session began with."""
+    answered_until: float = 0.0
+    page_url: str = ""
+    """Where the page is; empty where there is none."""
     announced: Prompt | None = None
     """What people were last told that a person is being asked."""
     poll_at: float = 0.0
@@ -105,7 +115,8 @@ class Entry:
         """Note the times of a record."""
         if record is None:
             return
-        self.asking(record.approval if record.approval is not None and not record.approval.ended else None)
+        self.asking(record.approval)
+        self.answered, self.answered_until = record.answered, record.answered_until
         if record.token is None:
             return
         self.revision = record.revision
@@ -118,13 +129,16 @@ class Entry:
 
     def asking(self, approval: Approval | None, poll_at: float | None = None) -> None:
         """Note what a person is being asked, and when the provider is asked next whether they answered."""
-        self.prompt = (
-            Prompt(
-                approval.verification_uri, approval.verification_uri_complete, approval.user_code, approval.expires_at
+        self.link = approval.link if approval is not None else None
+        self.prompt = None
+        if approval is not None and not approval.ended:
+            self.prompt = Prompt(
+                approval.verification_uri,
+                approval.verification_uri_complete,
+                approval.user_code,
+                approval.expires_at,
+                page_address(self.page_url, approval.link) if approval.link is not None else "",
             )
-            if approval is not None
-            else None
-        )
         if poll_at is not None:
             self.poll_at = poll_at
 
@@ -180,4 +194,4 @@ class Entry:
         )
 
 
-_DECLARED: Final = frozenset({"named_keys", "refusal", "busy", "care", "last_renewal", "told_revision"})
+_DECLARED: Final = frozenset({"named_keys", "refusal", "busy", "care", "last_renewal", "told_revision", "page_url"})

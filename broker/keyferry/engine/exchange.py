@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from keyferry.engine.attempt import Attempt
     from keyferry.engine.clients import IdentityTokens
     from keyferry.engine.job import Job
+    from keyferry.engine.links import Links
     from keyferry.engine.ports import Ports
     from keyferry.ledger import Ledger
     from keyferry.model import Exchange, TokenSet
@@ -50,10 +51,10 @@ SUBJECT_REFUSED: Final = frozenset({"invalid_grant", "invalid_request", "invalid
 class OAuthExchanger:
     """Performs exchanges with OAuth and OpenID Connect providers."""
 
-    def __init__(self, ports: Ports, ledger: Ledger, tokens: IdentityTokens, *, prompts: bool) -> None:
+    def __init__(self, ports: Ports, ledger: Ledger, tokens: IdentityTokens, links: Links, *, prompts: bool) -> None:
         self._ports = ports
         self._ledger = ledger
-        self._device = DeviceFlow(ports, ledger, prompts=prompts)
+        self._device = DeviceFlow(ports, ledger, links, prompts=prompts)
         self._attempts = Attempts(ports, tokens)
         self._in_flight: dict[tuple[str, ...], asyncio.Future[TokenSet]] = {}
         self._accepted: dict[tuple[str, str], int] = {}

@@ -12,7 +12,7 @@ from keyferry.engine.entry import Care
 from keyferry.plan import CLOCK_LEEWAY
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
     from typing import Any
 
     from keyferry.engine.departures import Departures
@@ -96,6 +96,21 @@ class Loop:
         """Start nothing new; ``run`` returns when spends and commits under way are done."""
         self.stopping = True
         self._wake.set()
+
+    async def wait_for(self, done: Callable[[], bool], patience: float) -> bool:
+        """Wait until ``done`` after some identity's turn; False when ``patience`` seconds passed first."""
+        changed = asyncio.Event()
+        self.watchers.add(changed)
+        try:
+            async with asyncio.timeout(patience):
+                while not done():
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            return False
+        finally:
+            self.watchers.discard(changed)
+        return True
 
     def _notice_jump(self) -> None:
         """After the wall clock was set back, look at everybody: their times lie too far ahead now.

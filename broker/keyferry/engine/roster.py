@@ -33,8 +33,10 @@ _V = TypeVar("_V")
 class Roster:
     """The declared resources, as the engine works with them."""
 
-    def __init__(self, ports: Ports, drivers: Drivers, shards: Shards) -> None:
+    def __init__(self, ports: Ports, drivers: Drivers, shards: Shards, *, page_url: str = "") -> None:
+        """``page_url`` is where the approval page is; empty where there is none."""
         self.shards = shards
+        self.page_url = page_url
         self._ports = ports
         self._drivers = drivers
         self.entries: dict[ObjectKey, Entry] = {}
@@ -102,7 +104,7 @@ class Roster:
         entry = self.entries.get(resource.key)
         kind, key = provider_key(resource, self._ports.cluster_namespace)
         if entry is None:
-            entry = Entry(resource, resource.uid, (kind.value, key), "", "")
+            entry = Entry(resource, resource.uid, (kind.value, key), "", "", page_url=self.page_url)
             self.entries[resource.key] = entry
         else:
             self._unlink(entry)

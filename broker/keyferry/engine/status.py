@@ -45,13 +45,18 @@ _OUTLIVED: Final = frozenset({Reason.ISSUED, Reason.RETRYING})
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a person needs to see in order to approve (RFC 8628 3.3). Not for Events and logs."""
+    """What a person needs to see in order to approve: a code (RFC 8628 3.3), a page, or both. Not for Events and logs.
+
+    ``verification_uri`` and ``user_code`` are empty where the person logs in through the page.
+    """
 
     verification_uri: str
     verification_uri_complete: str = field(repr=False)
     user_code: str = field(repr=False)
     expires_at: float
     """Unix seconds."""
+    page: str = field(default="", repr=False)
+    """Address of the question on Keyferry's own page; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

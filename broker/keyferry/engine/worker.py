@@ -308,7 +308,7 @@ class Worker:
         """Note a committed exchange; the session alone may have been renewed, and then the revision stays."""
         before = entry.revision
         self._take(entry, held)
-        entry.renew = entry.login = False
+        entry.renew = entry.login = entry.login_by_page = False
         entry.wanted_remaining = 0.0
         if entry.revision != before:
             word = "obtained" if before == 0 else "renewed"
@@ -350,7 +350,7 @@ class Worker:
         entry.failure = failure
         # Where something changed meanwhile, it may be what failed: then it is compared before the backoff counts.
         entry.failure_checked = not entry.again
-        entry.renew = entry.login = False
+        entry.renew = entry.login = entry.login_by_page = False
         self._look_again(entry, failure.next_attempt)
         if failure.code == APPROVAL_PENDING:
             if entry.announced == entry.prompt:

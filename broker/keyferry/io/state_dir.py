@@ -10,6 +10,7 @@
     ├── seeds/<digest>       tombstones of seeds
     ├── escrow/<attempt>     answers on their way into a record
     ├── failures/<ns>/<name>.json   last failures, so that backoff survives a restart
+    ├── viewer-token         whose bearer may see the overview on the approval page, where there is one
     └── control.sock         where a running broker answers the other commands
 """
 

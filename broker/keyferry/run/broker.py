@@ -24,6 +24,7 @@ from keyferry.run.memory import building, settle
 from keyferry.run.reporter import LocalReporter
 from keyferry.run.resources import ResourceFiles
 from keyferry.run.sources import LocalCredentials
+from keyferry.run.viewers import LocalViewers
 from keyferry.spec.target import FileFormat
 from keyferry.web.presented import ACCESS_KEY_ID, lasting_placeholder, part_of
 
@@ -204,8 +205,15 @@ class LocalBroker:
             addresses=lambda _resource: policy,
             admits=lambda _namespace, _resource: "",  # the files are the user's own
         )
-        settings = EngineSettings(holder=state.holder, prompts=self._prompts, renew_interval=self._renew_interval)
+        settings = EngineSettings(
+            holder=state.holder,
+            prompts=self._prompts,
+            renew_interval=self._renew_interval,
+            page_url=self.settings.page_url,
+        )
         self.engine = Engine(ports, settings, checkpoint=self._checkpoint)
+        if self.settings.page_url:
+            self.engine.approvals.viewers = await self._in_thread(lambda: LocalViewers.open(state.path))
         await self._in_thread(self._publisher.prepare)
 
     # --- resources ----------------------------------------------------------------------------------------------------

@@ -15,17 +15,17 @@ QUIET_ZONE: Final = 2
 
 
 def address(prompt: Prompt) -> str:
-    """Return the address to open: with the code in it where the provider offers that."""
-    return prompt.verification_uri_complete or prompt.verification_uri
+    """Return the address to open: the provider's, with the code in it where it offers that, or our own page's."""
+    return prompt.verification_uri_complete or prompt.verification_uri or prompt.page
 
 
 def lines(prompt: Prompt, name: str) -> list[str]:
     """Return what to tell the person who is to approve for the identity ``name``."""
-    return [
-        f"{name} waits for a person. Open",
-        f"  {address(prompt)}",
-        f"compare or enter the code  {prompt.user_code}  and log in as the account that the workload is for.",
-    ]
+    begin = [f"{name} waits for a person. Open", f"  {address(prompt)}"]
+    if not prompt.user_code:
+        return [*begin, "and log in as the account that the workload is for."]
+    compare = f"compare or enter the code  {prompt.user_code}  and log in as the account that the workload is for."
+    return [*begin, compare, *([f"or begin at  {prompt.page}"] if prompt.page else [])]
 
 
 def qr_code(prompt: Prompt, width: int, height: int) -> str:

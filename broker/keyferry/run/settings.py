@@ -24,6 +24,8 @@ class RunSettings:
     secrets: SecretSettings = field(default_factory=SecretSettings)
     allowed_hosts: tuple[HostRule, ...] = ()
     default_namespace: str = "default"
+    page_url: str = ""
+    """External address of the approval page; empty where there is none."""
 
 
 def default_out() -> Path:

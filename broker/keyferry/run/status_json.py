@@ -80,6 +80,7 @@ def approval(prompt: Prompt) -> dict[str, str]:
         "verificationURIComplete": prompt.verification_uri_complete,
         "userCode": prompt.user_code,
         "expirationTime": timestamp(prompt.expires_at),
+        "page": prompt.page,
     }
     return {name: value for name, value in out.items() if value}
 

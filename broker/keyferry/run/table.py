@@ -97,7 +97,7 @@ def render(
         table.add_column(
             name, no_wrap=not wide, overflow="fold" if wide else "ellipsis", min_width=None if shrinks else 5
         )
-    asked = 4 * min(PROMPTS_SHOWN, sum(status.prompt is not None for status in statuses))
+    asked = 5 * min(PROMPTS_SHOWN, sum(status.prompt is not None for status in statuses))
     shown = _most_urgent(statuses, now, height - _AROUND - asked if height is not None else None)
     namespaces = namespaces or len({status.key.namespace for status in statuses}) > 1
     for status in shown:

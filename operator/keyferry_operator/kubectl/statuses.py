@@ -69,13 +69,14 @@ def seconds(text: object) -> float | None:
 
 def _prompt(approval: object) -> Prompt | None:
     """Return what a person is being asked; None where nobody is."""
-    if not isinstance(approval, dict) or not approval.get("userCode"):
+    if not isinstance(approval, dict) or not (approval.get("userCode") or approval.get("page")):
         return None
     return Prompt(
         verification_uri=str(approval.get("verificationURI") or ""),
         verification_uri_complete=str(approval.get("verificationURIComplete") or ""),
-        user_code=str(approval["userCode"]),
+        user_code=str(approval.get("userCode") or ""),
         expires_at=seconds(approval.get("expirationTime")) or 0.0,
+        page=str(approval.get("page") or ""),
     )
 
 
