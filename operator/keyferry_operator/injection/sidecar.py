@@ -1,0 +1,103 @@
+"""The sidecar itself: its container, and the volumes that are its own."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Final
+
+from keyferry_operator.injection.needs import FILES_VOLUME, ROOT
+from keyferry_operator.injection.pods import SIDECAR
+from keyferry_operator.injection.wishes import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from keyferry_operator.injection.pods import Json, Pod
+    from keyferry_operator.injection.settings import InjectionSettings
+    from keyferry_operator.injection.wishes import Wishes
+
+AUDIENCE: Final = "keyferry"
+"""Of the token that the sidecar shows to the broker; the API server takes none of it."""
+TOKEN_SECONDS: Final = 3600
+"""The kubelet replaces a token when four fifths of its life are over."""
+CA_CONFIG_MAP: Final = "keyferry-ca"
+"""Holds the authorities that the broker's certificate may come from, in each namespace that has identities; the kubelet
+brings the next ones into running pods."""
+CA_FILE: Final = "ca.crt"
+BROKER_VOLUME: Final = "keyferry-broker"
+BROKER_DIRECTORY: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where the API server would mount the pod's own token, which the sidecar does not need: where something is mounted
+already, it mounts none."""
+FILES_LIMIT: Final = "16Mi"
+READABLE: Final = 0o444
+PROBE_SECONDS: Final = 1
+PROBE_TIMEOUT: Final = 10
+PATIENCE: Final = 2**31 - 1
+"""Probes until the kubelet would restart a sidecar that waits: one that waits for a person does well to wait."""
+
+
+def volumes() -> list[Json]:
+    """Return the memory volume of the files, and what the sidecar shows to the broker and judges it by."""
+    token = {"audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
+    authorities = {"name": CA_CONFIG_MAP, "items": [{"key": CA_FILE, "path": CA_FILE}]}
+    sources = [{"serviceAccountToken": token}, {"configMap": authorities}]
+    return [
+        {"name": FILES_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": FILES_LIMIT}},
+        {"name": BROKER_VOLUME, "projected": {"defaultMode": READABLE, "sources": sources}},
+    ]
+
+
+def container(pod: Pod, namespace: str, wishes: Wishes, settings: InjectionSettings) -> Json:
+    """Return the sidecar of a pod."""
+    made: Json = {
+        "name": SIDECAR,
+        "image": settings.image,
+        "imagePullPolicy": settings.pull_policy,
+        "args": _arguments(namespace, wishes, settings),
+        "env": [{"name": "KEYFERRY_LOG_LEVEL", "value": settings.log_level}],
+        "restartPolicy": "Always",
+        # What starts after it starts when this was well once: the gate.
+        "startupProbe": {
+            "exec": {"command": ["keyferry", "sidecar", "--check", "--dir", ROOT]},
+            "periodSeconds": PROBE_SECONDS,
+            "timeoutSeconds": PROBE_TIMEOUT,
+            "failureThreshold": PATIENCE,
+        },
+        "securityContext": _security(pod, settings),
+        "volumeMounts": [
+            {"name": FILES_VOLUME, "mountPath": ROOT},
+            {"name": BROKER_VOLUME, "mountPath": BROKER_DIRECTORY, "readOnly": True},
+        ],
+    }
+    if settings.resources:
+        made["resources"] = copy.deepcopy(dict(settings.resources))
+    return made
+
+
+def _arguments(namespace: str, wishes: Wishes, settings: InjectionSettings) -> list[str]:
+    minimum = wishes.minimum_remaining or settings.minimum_remaining
+    clients = ",".join(client.value for client in wishes.clients or ())
+    return [
+        "sidecar",
+        f"--broker={settings.broker_url}",
+        f"--ca={BROKER_DIRECTORY}/{CA_FILE}",
+        f"--token={BROKER_DIRECTORY}/token",
+        f"--namespace={namespace}",
+        f"--dir={ROOT}",
+        f"--port={wishes.port or DEFAULT_PORT}",
+        *([f"--clients={clients}"] if clients else []),
+        *([f"--minimum-remaining={minimum}"] if minimum else []),
+        *wishes.identities,
+    ]
+
+
+def _security(pod: Pod, settings: InjectionSettings) -> Json:
+    """Return what the Pod Security Standard "restricted" asks for, and more; never root, whoever the pod runs as."""
+    user = pod.user or settings.user
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        **({"runAsUser": user} if user is not None else {}),
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
