@@ -1,22 +1,17 @@
-"""``keyferry operator``: its flags, and the life of its process."""
+"""``keyferry operator``: its flags."""
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import os
-import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Final
 
 import kopf
 import typer
-from aiohttp import web
 
 from keyferry.cli.exits import CommandError, ExitCode
 from keyferry.cli.options import leave, read_level
@@ -25,18 +20,16 @@ from keyferry.engine import Level
 from keyferry.io.addresses import HostRule
 from keyferry.io.file_escrow import FileEscrow
 from keyferry.io.http import check_proxy
-from keyferry.run.metrics import MetricsServer, parse_address
+from keyferry.run.metrics import parse_address
 from keyferry.secret import SecretValue
-from keyferry_operator.errors import ApiError
+from keyferry_operator.api.broker import BrokerSettings
 from keyferry_operator.installation import Installation, InstallationError, read_installation
+from keyferry_operator.names import SERVICE
 from keyferry_operator.operator import Operator, OperatorSettings
-
-log = logging.getLogger(__name__)
+from keyferry_operator.process import serve
 
 TOKEN_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 """Where the kubelet keeps a pod's own token fresh."""
-CONNECT_PAUSE: Final = 5.0
-"""Seconds until the API server is tried again at the start."""
 EXECUTOR_THREADS: Final = 4
 MOST_SHARDS: Final = 64
 """Each costs its holder a request every two seconds."""
@@ -145,6 +138,37 @@ def operator(
             show_default=False,
         ),
     ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR",
+            envvar="KEYFERRY_BROKER",
+            help="Serve the broker API for sidecars over HTTPS on HOST:PORT. Default: not at all.",
+            show_default=False,
+        ),
+    ] = None,
+    broker_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            envvar="KEYFERRY_BROKER_CERTIFICATE",
+            help="Serve it with tls.crt and tls.key of this directory, and have sidecars trust its ca.crt."
+            " Default: the operator makes and rotates a certificate.",
+            show_default=False,
+        ),
+    ] = None,
+    broker_service: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The Service by which sidecars reach it, in the operator's namespace."),
+    ] = SERVICE,
+    broker_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="One more name or address for the certificate that the operator makes (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
     leader_election: Annotated[
         bool,
         typer.Option("--leader-election/--no-leader-election", help="Work only where this replica holds the Lease."),
@@ -189,6 +213,7 @@ def operator(
         leader_election=leader_election,
         shards=shards,
         escrow=escrow,
+        broker=_broker(broker, broker_certificate, broker_service, broker_host or []),
     )
     _check_address(metrics)
     leave(_run(settings, access, metrics, read_level(level, Level.INFO)))
@@ -249,6 +274,16 @@ def _proxy(url: str | None) -> SecretValue | None:
     return secret
 
 
+def _broker(address: str | None, certificate: Path | None, service: str, hosts: list[str]) -> BrokerSettings | None:
+    if address is None:
+        return None
+    try:
+        host, port = parse_address(address)
+    except ValueError as error:
+        raise CommandError(f"--broker: {error}", ExitCode.INVALID) from None
+    return BrokerSettings(host, port, certificate, service, tuple(hosts))
+
+
 def _check_address(metrics: str | None) -> None:
     try:
         parse_address(metrics if metrics is not None else "9464")
@@ -266,105 +301,3 @@ def _run(settings: OperatorSettings, access: Access, metrics: str | None, level:
             return asyncio.run(serve(process, metrics, output))
     finally:
         output.close()
-
-
-async def serve(process: Operator, metrics: str | None, output: LinesOutput) -> int:
-    """Run ``process``, with probes at ``metrics``, until a signal; return the exit code."""
-    stopping = asyncio.Event()
-    with _signals(stopping):
-        async with contextlib.AsyncExitStack() as stack:
-            if not await _connect(process, stopping):
-                return ExitCode.DONE
-            stack.push_async_exit(process.__aexit__)
-            process.reporter.listeners.append(output)
-            await stack.enter_async_context(_metrics(process, metrics))
-            running = asyncio.create_task(process.run())
-            asked = asyncio.create_task(stopping.wait())
-            await asyncio.wait([running, asked], return_when=asyncio.FIRST_COMPLETED)
-            asked.cancel()
-            process.stop()
-            await running
-    return ExitCode.DONE
-
-
-async def _connect(process: Operator, stopping: asyncio.Event) -> bool:
-    """Wait until the API server answers; False where a signal came first.
-
-    To end instead would have Kubernetes wait longer and longer before each start, and answers in escrow with it.
-    """
-    while not stopping.is_set():
-        try:
-            await process.__aenter__()
-        except ApiError as error:
-            log.error("the operator cannot start yet: %s; trying again in %.0f s", error.message, CONNECT_PAUSE)  # noqa: TRY400 - its place says nothing
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CONNECT_PAUSE):
-                    await stopping.wait()
-        else:
-            return True
-    return False
-
-
-@contextlib.contextmanager
-def _signals(stopping: asyncio.Event) -> Iterator[None]:
-    """Let SIGTERM and SIGINT ask for an orderly end; a second SIGINT ends at once."""
-    loop = asyncio.get_running_loop()
-
-    def hear(number: int) -> None:
-        if stopping.is_set() and number == signal.SIGINT:
-            os._exit(128 + number)
-        if not stopping.is_set():
-            log.info("stopping: what is being spent and committed is finished first, for at most a minute")
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, hear, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
-class _Probes(MetricsServer):
-    """Metrics, among them whose the shards are, ``/healthz``, and ``/readyz``: a standby is ready too, for rollouts."""
-
-    def __init__(self, process: Operator, address: str) -> None:
-        super().__init__(process.engine, address)
-        self._process = process
-        self._count = process.settings.shards
-
-    async def _handle(self, request: web.BaseRequest) -> web.Response:
-        if request.path != "/readyz" or request.method not in {"GET", "HEAD"}:
-            answer = await super()._handle(request)
-            if request.path == "/metrics" and isinstance(answer.body, bytes) and answer.status == HTTPStatus.OK:
-                answer.body += self._shards()
-            return answer
-        ready = self._process.ready
-        return web.Response(status=200 if ready else 503, text="ok\n" if ready else "not ready\n")
-
-    def _shards(self) -> bytes:
-        """Return the series of the shards in the Prometheus text format."""
-        held = self._process.engine.held_shards
-        lines = [
-            "# HELP keyferry_shard_held 1 where this replica works on the shard, else 0.",
-            "# TYPE keyferry_shard_held gauge",
-            *(f'keyferry_shard_held{{shard="{each}"}} {int(each in held)}' for each in range(self._count)),
-        ]
-        return ("\n".join(lines) + "\n").encode()
-
-
-@contextlib.asynccontextmanager
-async def _metrics(process: Operator, address: str | None) -> AsyncIterator[None]:
-    if address is None:
-        yield
-        return
-    server = _Probes(process, address)
-    await server.start()
-    process.reporter.listeners.append(server)
-    try:
-        log.info("metrics are at %s", server.url)
-        yield
-    finally:
-        process.reporter.listeners.remove(server)
-        await server.close()

@@ -16,10 +16,19 @@ RECORD_ANNOTATION: Final = "keyferry.dev/record"
 RENEW_ANNOTATION: Final = "keyferry.dev/renew"
 TOUCHED_ANNOTATION: Final = "keyferry.dev/touched"
 """On a pod: the Secrets, with their versions, that were written when it was touched last."""
+INJECT_ANNOTATION: Final = "keyferry.dev/inject"
+"""On a pod: the identities that it gets, in its namespace."""
 RELOADER_ANNOTATION: Final = "reloader.stakater.com/ignore"
 
 KEYS_SECRET: Final = "keyferry-keys"  # noqa: S105 - a name
 """Holds the key of fingerprints and record signatures, in the operator's namespace."""
+
+SERVING_SECRET: Final = "keyferry-serving"  # noqa: S105 - a name
+"""Holds the certificate of the broker API, and the authorities behind it, where the operator makes them itself."""
+CA_CONFIG_MAP: Final = "keyferry-ca"
+"""Holds the authorities by which sidecars know the broker API, in each namespace that has consumers."""
+SERVICE: Final = "keyferry-broker"
+"""The Service of the broker API."""
 
 LEASE: Final = "keyferry-operator"
 """The Lease of all the work, where there is one shard: its holder leads."""

@@ -19,6 +19,7 @@ from keyferry.io.clock import SystemClock
 from keyferry.run.memory import building, settle
 from keyferry_operator.addresses import Addresses
 from keyferry_operator.admission import Admission
+from keyferry_operator.api.broker import Broker
 from keyferry_operator.catalog import Catalog
 from keyferry_operator.client import NAMESPACES, SECRETS, KubeClient
 from keyferry_operator.credentials import ClusterCredentials
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from keyferry.io.addresses import HostRule
     from keyferry.ledger import Checkpoint
     from keyferry.secret import SecretValue
+    from keyferry_operator.api.broker import BrokerSettings
     from keyferry_operator.client import Object
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,8 @@ class OperatorSettings:
     times: WatchTimes = DEFAULT_TIMES
     escrow: Path = Path("/var/lib/keyferry")
     """Root of the ``FileEscrow``."""
+    broker: BrokerSettings | None = None
+    """How the broker API is served; None: not at all."""
 
 
 class Operator:
@@ -112,6 +116,8 @@ class Operator:
         self._resolver = resolver
         self._checkpoint = checkpoint
         self.catalog = Catalog()
+        self.broker: Broker | None = None
+        """The broker API, where it is served; its ``server.routes`` takes more until ``run``."""
         self._stop_asked = asyncio.Event()
         self._listed = False
 
@@ -190,6 +196,8 @@ class Operator:
             times=settings.times,
         )
         self._work = ShardWork(self.engine, self._follower, self.reporter)
+        if settings.broker is not None:
+            self.broker = Broker(settings.broker, self.client, self.catalog, namespace=settings.namespace)
 
     async def _origin(self) -> str:
         """Return the cluster's name: the uid of kube-system, which no restore brings elsewhere."""
@@ -240,7 +248,13 @@ class Operator:
         settle(len(self.catalog.identities))
         if not await done_before(self._rescue(), self._stop_asked):
             return
-        self._listed = True
+        async with AsyncExitStack() as stack:
+            if self.broker is not None:
+                await stack.enter_async_context(self.broker)
+            self._listed = True
+            await self._work_on()
+
+    async def _work_on(self) -> None:
         watch = self._follower.watch()
         watch.start()
         tasks = [
@@ -307,6 +321,8 @@ class Operator:
     def stop(self) -> None:
         """Start nothing new; ``run`` returns when spends and commits under way are done."""
         self._stop_asked.set()
+        if self.broker is not None:
+            self.broker.drain()
         self.engine.stop()
 
     @property

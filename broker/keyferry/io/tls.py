@@ -1,4 +1,4 @@
-"""TLS towards providers: whom to trust, and which certificate to show.
+"""TLS: towards providers whom to trust, and which certificate to show, to them and to those whom we serve.
 
 Either the system's authorities are trusted or, where a bundle is given, that bundle alone: whoever names a private
 authority means it, and a public one that is tricked cannot then stand in for it.
@@ -32,7 +32,7 @@ _ENCRYPTED: Final = re.compile(r"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """What a provider knows us by (RFC 8705): both in PEM, the certificate first and its intermediates after it."""
+    """What others know us by, as a client (RFC 8705) or a server: both in PEM, intermediates after the certificate."""
 
     chain: str
     key: SecretValue
@@ -62,7 +62,16 @@ def build_context(settings: TlsSettings) -> ssl.SSLContext:
     else:
         _trust_only(context, settings.authorities)
     if settings.client is not None:
-        _present(context, settings.client)
+        present(context, settings.client)
+    return context
+
+
+def build_server_context(certificate: ClientCertificate) -> ssl.SSLContext:
+    """Return a context that serves with ``certificate`` and speaks TLS 1.2 or later. Raises `CredentialError`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    present(context, certificate, what="the serving certificate")
     return context
 
 
@@ -87,38 +96,42 @@ def _certificates(text: str, where: str) -> list[str]:
     return found
 
 
-def _present(context: ssl.SSLContext, client: ClientCertificate) -> None:
-    key = client.key.reveal()
-    certificates = "\n".join(_certificates(client.chain, "the client certificate")) + "\n"
+def present(context: ssl.SSLContext, certificate: ClientCertificate, *, what: str = "the client certificate") -> None:
+    """Show ``certificate`` on every connection that begins from now on. Raises `CredentialError`, which names ``what``.
+
+    A context whose certificate could not be replaced is not to be used any more.
+    """
+    key = certificate.key.reveal()
+    certificates = "\n".join(_certificates(certificate.chain, what)) + "\n"
     if _ENCRYPTED.search(key):
-        raise CredentialError("the client certificate's key is encrypted; store it without a passphrase")
+        raise CredentialError(f"{what}'s key is encrypted; store it without a passphrase")
     if not _PRIVATE_KEY.search(key) or not key.isascii():
-        raise CredentialError("the client certificate's key holds no PEM private key")
+        raise CredentialError(f"{what}'s key holds no PEM private key")
     with _memory_file(certificates.encode()) as chain_path, _memory_file(key.encode()) as key_path:
         try:
             context.load_cert_chain(chain_path, key_path, password=_no_passphrase)
         except (ssl.SSLError, ValueError):
-            problem = _diagnose(certificates, key)
+            problem = _diagnose(certificates, key, what)
         else:
             return
     raise CredentialError(problem)
 
 
-def _diagnose(certificates: str, key: str) -> str:
+def _diagnose(certificates: str, key: str, what: str) -> str:
     """Say which of the two is at fault; OpenSSL tells only of some cases."""
     try:
         leaf = x509.load_pem_x509_certificates(certificates.encode())[0]
     except ValueError:
-        return "the client certificate is malformed"
+        return f"{what} is malformed"
     try:
         private = load_pem_private_key(key.encode(), password=None)
     except (ValueError, TypeError):
-        return "the client certificate's key is malformed"
+        return f"{what}'s key is malformed"
     except UnsupportedAlgorithm:
-        return "the client certificate's key is of a kind that cannot be used"
+        return f"{what}'s key is of a kind that cannot be used"
     if private.public_key() != leaf.public_key():
-        return "the client certificate and its key do not belong together"
-    return "the client certificate or its key cannot be used for TLS (its kind, or too short a key)"
+        return f"{what} and its key do not belong together"
+    return f"{what} or its key cannot be used for TLS (its kind, or too short a key)"
 
 
 def _no_passphrase() -> str:

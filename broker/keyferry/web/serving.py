@@ -13,11 +13,14 @@ from aiohttp import web
 from keyferry.errors import KeyferryError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
 SERVER: Final = "keyferry"
+BACKLOG: Final = 1024
+"""Connections that may wait to be taken up: after a break all clients come back at about the same time."""
 SHUTDOWN: Final = 2.0
 """Seconds that requests under way are given to finish when the server stops."""
 
@@ -45,9 +48,15 @@ class Connection(web.RequestHandler):
 class Server(web.Server):
     """Makes connections. There is no log of accesses."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **limits: Any) -> None:
-        """``limits`` are those of ``aiohttp.web.RequestHandler``."""
-        super().__init__(handler)
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        cancels: bool = False,
+        **limits: Any,
+    ) -> None:
+        """With ``cancels``, who hangs up ends the work on its request. ``limits`` are of aiohttp's RequestHandler."""
+        super().__init__(handler, handler_cancellation=cancels)
         self._limits = limits
 
     def __call__(self) -> web.RequestHandler:
@@ -56,15 +65,17 @@ class Server(web.Server):
         return Connection(self, loop=asyncio.get_running_loop(), access_log=None, **self._limits)  # type: ignore[arg-type]
 
 
-async def listen(server: Server, host: str, port: int, *, what: str, advice: str) -> web.ServerRunner:
-    """Serve on an address; port 0 lets the system choose. To stop, call ``cleanup`` of what is returned.
+async def listen(
+    server: Server, host: str, port: int, *, what: str, advice: str, tls: ssl.SSLContext | None = None
+) -> web.ServerRunner:
+    """Serve on an address, with ``tls`` if given; port 0 lets the system choose. To stop, ``cleanup`` what is returned.
 
     Raises KeyferryError where the address cannot be had, which says ``what`` is not served and gives ``advice``.
     """
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=tls, backlog=BACKLOG).start()
     except OSError as error:
         await runner.cleanup()
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
@@ -77,9 +88,9 @@ def port_of(runner: web.ServerRunner) -> int:
     return int(runner.addresses[0][1])
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(host: str, port: int, scheme: str = "http") -> str:
     """Return the URL of a server, without a slash at the end; an IPv6 address goes into brackets (RFC 3986 3.2.2)."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def plain(status: int, text: str, **headers: str) -> web.Response:

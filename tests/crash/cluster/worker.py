@@ -18,9 +18,10 @@ from keyferry.cli.outputs import LinesOutput
 from keyferry.engine import Level
 from keyferry.io.addresses import HostRule
 from keyferry.io.file_escrow import FileEscrow
-from keyferry_operator.command import find_access, serve
+from keyferry_operator.command import find_access
 from keyferry_operator.leases import Timing
 from keyferry_operator.operator import Operator, OperatorSettings
+from keyferry_operator.process import serve
 from tests.crash import forks
 
 if TYPE_CHECKING:
