@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from keyferry.errors import StoreError
 from keyferry.model import ObjectKey, TokenSet
-from keyferry.record import Binding, Claim, Record, Revocation, decode, dumps, encode, loads
+from keyferry.question import Account
+from keyferry.record import Binding, Chain, Claim, Record, Revocation, decode, dumps, encode, loads
 from keyferry.secret import SecretValue
 
 FULL = Record(
@@ -25,6 +26,7 @@ FULL = Record(
     refresh_expires_at=100.0,
     refresh_idle=98.5,
     session_started_at=1.0,
+    authorized_as=Account("s", "ada@example.org"),
     refresh_ended="",
     claim=Claim("digest", "attempt", 2, "host:1", 5.0, 10.0),
     token=TokenSet(
@@ -36,6 +38,16 @@ FULL = Record(
     minimum_remaining=5.0,
     revocation=Revocation("Revoke", {"type": "OAuth"}, None, "batch", "TokenProvider"),
     wrong_subject=True,
+    previous=Chain(
+        "s33d",
+        SecretValue("former-secret"),
+        1.0,
+        None,
+        None,
+        1.0,
+        Binding("i", ("h",), "c"),
+        Account("t", name="Grace"),
+    ),
     planting="p1ant",
     keepsakes=(("config/batch/ca/pem", SecretValue("kept-secret")),),
     buried_at=70.0,

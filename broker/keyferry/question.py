@@ -40,7 +40,11 @@ class Account:
 
     subject: str = ""
     email: str = ""
+    """Only where the provider calls it verified."""
     name: str = ""
+
+    def __str__(self) -> str:
+        return self.email or self.name or self.subject
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from keyferry.approval import Approval, decode_approval, encode_approval
 from keyferry.errors import StoreError
 from keyferry.model import ObjectKey, TokenSet
+from keyferry.question import Account
 from keyferry.secret import SecretValue
 
 SCHEMA: Final = 1
@@ -67,6 +68,7 @@ class Chain:
     refresh_idle: float | None
     session_started_at: float
     binding: Binding | None
+    authorized_as: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Record:
     refresh_idle: float | None = None
     """Seconds that the first refresh token of the session was good for: the idle life, where it slides."""
     session_started_at: float = 0.0
+    authorized_as: Account | None = None
+    """Whose login the session is, where a person began it, as far as the provider said."""
     refresh_ended: str = ""
     """Why the refresh token must not be sent any more; empty while it is good."""
     claim: Claim | None = None
@@ -160,9 +164,10 @@ def encode(record: Record) -> dict[str, Any]:
             out[name] = list(value) if isinstance(value, tuple) else value
     if record.refresh_token is not None:
         out["refresh_token"] = record.refresh_token.reveal()
-    for name, nested in (("claim", record.claim), ("binding", record.binding), ("revocation", record.revocation)):
+    for name in _NESTED:
+        nested = getattr(record, name)
         if nested is not None:
-            out[name] = {slot: getattr(nested, slot) for slot in nested.__slots__}
+            out[name] = _encode_nested(nested)
     if record.keepsakes:
         out["keepsakes"] = {place: content.reveal() for place, content in record.keepsakes}
     secret_parts = {
@@ -188,13 +193,13 @@ def decode(data: Any) -> Record:
         plain: dict[str, Any] = {
             name: tuple(data[name]) if isinstance(data[name], list) else data[name] for name in _PLAIN if name in data
         }
-        binding = data.get("binding")
         return Record(
             uid=data["uid"],
             key=ObjectKey(data["namespace"], data["name"]),
             refresh_token=SecretValue(data["refresh_token"]) if "refresh_token" in data else None,
             claim=Claim(**data["claim"]) if "claim" in data else None,
-            binding=Binding(**{**binding, "hosts": tuple(binding["hosts"])}) if binding else None,
+            binding=_decode_binding(data.get("binding")),
+            authorized_as=_decode_account(data.get("authorized_as")),
             revocation=Revocation(**data["revocation"]) if "revocation" in data else None,
             keepsakes=tuple((place, SecretValue(text)) for place, text in data.get("keepsakes", {}).items()),
             approval=decode_approval(data["approval"]) if "approval" in data else None,
@@ -241,6 +246,8 @@ _PLAIN: Final = (
     "answered_until",
 )  # fmt: skip
 
+_NESTED: Final = ("claim", "binding", "revocation", "authorized_as")
+
 _TOKEN_PLAIN: Final = (
     "token_type", "issued_at", "expires_at", "scope", "refresh_expires_at", "issued_token_type", "subject", "email",
     "issuer", "publishable", "problem",
@@ -248,22 +255,35 @@ _TOKEN_PLAIN: Final = (
 
 
 def _encode_chain(chain: Chain) -> dict[str, Any]:
-    out = {slot: getattr(chain, slot) for slot in chain.__slots__ if slot not in ("refresh_token", "binding")}
-    out["refresh_token"] = chain.refresh_token.reveal()
-    if chain.binding is not None:
-        out["binding"] = {slot: getattr(chain.binding, slot) for slot in chain.binding.__slots__}
+    out = _encode_nested(chain) | {"refresh_token": chain.refresh_token.reveal()}
+    for name in ("binding", "authorized_as"):
+        nested = out.pop(name)
+        if nested is not None:
+            out[name] = _encode_nested(nested)
     return out
 
 
 def _decode_chain(data: dict[str, Any]) -> Chain:
-    binding = data.get("binding")
     return Chain(
         **{
             **data,
             "refresh_token": SecretValue(data["refresh_token"]),
-            "binding": Binding(**{**binding, "hosts": tuple(binding["hosts"])}) if binding else None,
+            "binding": _decode_binding(data.get("binding")),
+            "authorized_as": _decode_account(data.get("authorized_as")),
         }
     )
+
+
+def _encode_nested(value: Any) -> dict[str, Any]:
+    return {slot: getattr(value, slot) for slot in value.__slots__}
+
+
+def _decode_binding(data: dict[str, Any] | None) -> Binding | None:
+    return Binding(**{**data, "hosts": tuple(data["hosts"])}) if data else None
+
+
+def _decode_account(data: dict[str, Any] | None) -> Account | None:
+    return Account(**data) if data else None
 
 
 def _encode_token(token: TokenSet) -> dict[str, Any]:

@@ -94,7 +94,7 @@ IDENTITY_STATUS: Final = _object(
     ),
     lastHandledRenew=_text("Value of the annotation keyferry.dev/renew that was acted on last."),
     authorizedAs=_object(
-        "Whose token it is, as far as the provider says.",
+        "Who approved: whose login the token is from, as far as the provider says. Absent where no person is needed.",
         subject=_text("The sub claim."),
         email=_text("The verified e-mail address."),
     ),
@@ -103,12 +103,13 @@ IDENTITY_STATUS: Final = _object(
         name=_text("Name of the Secret that holds the token."),
     ),
     approval=_object(
-        "How a person approves. Absent unless one is needed.",
+        "How a person approves. Absent unless one is needed, or was asked for and did not.",
         verificationURI=_text("Where to go (RFC 8628 3.2)."),
         verificationURIComplete=_text("The same, with the code in it."),
         userCode=_text("The code to enter there."),
         expirationTime=_time("When the code lapses; another one follows."),
         page=_text("Keyferry's own page for this approval."),
+        message=_text("Why the last question came to nothing. Absent while one is open, and after an approval."),
     ),
     conditions=_conditions(
         "Ready: the published token is unexpired. Reconciling: something is under way. Stalled: only a change of the "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from keyferry.engine import Level
 from keyferry.errors import Reason, RetryClass
 from keyferry.plan import Failure
+from keyferry.run.status_json import authorized_as
 from keyferry.spec.target import TargetType
 from keyferry_operator.client import EVENTS, IDENTITIES
 from keyferry_operator.errors import ApiError
@@ -241,7 +242,8 @@ def status_object(status: IdentityStatus, before: Mapping[str, Any], *, generati
         "lastError": {"code": status.error_code, "message": status.message[:LONGEST_NOTE]} if failing else None,
         "failure": {"retry": status.retry.value if status.retry else "", "cause": status.cause} if failing else None,
         "binding": _binding(status, before, secret),
-        "approval": _approval(status.prompt),
+        "authorizedAs": _authorized_as(status),
+        "approval": _approval(status.prompt, status.unapproved),
         "conditions": _conditions(status, before, generation, now),
     }
 
@@ -253,11 +255,21 @@ def _binding(status: IdentityStatus, before: Mapping[str, Any], secret: str) -> 
     return wanted if secret and written else None
 
 
-def _approval(prompt: Prompt | None) -> dict[str, Any] | None:
-    """Return what a person needs to see; None for a member removes what an earlier prompt had (RFC 7386)."""
-    if prompt is None:
+def _authorized_as(status: IdentityStatus) -> dict[str, Any] | None:
+    if status.authorized_as is None:
         return None
+    return {name: said or None for name, said in authorized_as(status.authorized_as).items()}
+
+
+def _approval(prompt: Prompt | None, unapproved: str) -> dict[str, Any] | None:
+    """Return what a person needs to see; None for a member removes what an earlier prompt had (RFC 7386)."""
+    if prompt is None and not unapproved:
+        return None
+    if prompt is None:
+        gone = dict.fromkeys(("verificationURI", "verificationURIComplete", "userCode", "expirationTime", "page"))
+        return {**gone, "message": unapproved[:LONGEST_NOTE]}
     return {
+        "message": None,
         "verificationURI": prompt.verification_uri or None,
         "verificationURIComplete": prompt.verification_uri_complete or None,
         "userCode": prompt.user_code or None,

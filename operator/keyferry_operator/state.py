@@ -171,6 +171,7 @@ class SecretStore:
             or bool(record.seed)
             or bool(record.planting)
             or record.wrong_subject
+            or record.authorized_as is not None
             or self._catalog.keeps_private(record.key)
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,9 @@ from keyferry.demo.device_codes import Decision, DeviceCode
 from keyferry.demo.state import User
 from keyferry.engine.status import State
 from keyferry.errors import Reason, RetryClass
+from keyferry.question import Account
+from keyferry.run.requests import Outcome, login
+from keyferry.run.status_json import decode_status, encode_status, public_status
 from tests.engine.world import Document, identity, key, until
 from tests.support.faults import Fault, FaultKind
 
@@ -179,24 +183,108 @@ async def test_nobody_is_asked_where_nobody_would_see_it(person: World) -> None:
         assert not codes(person)
 
 
-async def test_the_wrong_person_is_refused(world: World) -> None:
+@pytest.fixture
+def known(world: World) -> World:
+    """Return a world in which it matters who approves, and eve does as well as ada."""
     world.basics()
     world.add_client("bot", scopes=("openid",))
     world.issuer.service.add_user(User("eve", "pw", "eve@example.org"))
-    world.write(
-        "person.yaml", identity("person", grant=DEVICE, scopes=["openid"], expectedSubject={"email": "ada@example.org"})
-    )
-    async with world.broker():
-        await asked(world)
-        decide(world, who="eve")
-        await over(world)
-        assert world.status("person").reason is Reason.WRONG_SUBJECT
-        assert world.token("person") == ""
-        await until(lambda: not any(world.valid_tokens().values()))
-        world.renew("person")
-        await asked(world, 2)
-        decide(world)
-        await world.fresh("person")
+    world.issuer.service.add_user(User("mal", "pw", "ada@example.org", email_verified=False))
+    world.write("person.yaml", expecting({"email": "ada@example.org"}))
+    return world
+
+
+def expecting(subject: Document) -> Document:
+    return identity("person", grant=DEVICE, scopes=["openid"], expectedSubject=subject)
+
+
+def live_sessions(world: World) -> int:
+    return sum(family.revoked_at is None for family in world.issuer.service.refresh_tokens.families.values())
+
+
+async def test_who_approved_is_known_from_then_on(known: World) -> None:
+    ada = Account("ada", "ada@example.org")
+    async with known.broker():
+        await asked(known)
+        assert known.status("person").authorized_as is None
+        decide(known)
+        await known.fresh("person")
+        assert known.status("person").authorized_as == ada
+        known.renew("person")  # a refresh brings no ID token, and an opaque access token says nothing
+        await known.fresh("person", revision=2)
+    async with known.broker():
+        await known.fresh("person")
+        status = known.status("person")
+        assert status.authorized_as == ada
+        assert decode_status(json.loads(json.dumps(encode_status(status)))) == status
+        shown = public_status(status, known.clock.now())
+        assert shown["authorizedAs"] == {"subject": "ada", "email": "ada@example.org"}
+
+
+async def test_the_wrong_person_is_refused_and_told_so(known: World) -> None:
+    async with known.broker():
+        await asked(known)
+        decide(known, who="eve")
+        await over(known)
+        status = known.status("person")
+        assert status.reason is Reason.WRONG_SUBJECT
+        for said in ("approved by eve@example.org", "only ada@example.org may", "log in as ada@example.org", "login"):
+            assert said in status.message
+        assert status.authorized_as is None
+        assert known.token("person") == ""
+        await until(lambda: not any(known.valid_tokens().values()))
+        assert live_sessions(known) == 0
+    async with known.broker():
+        await over(known)
+        assert len(codes(known)) == 1, "nobody is asked again by itself"
+        known.renew("person")
+        await asked(known, 2)
+        decide(known)
+        await known.fresh("person")
+        assert known.status("person").authorized_as == Account("ada", "ada@example.org")
+
+
+async def test_who_cannot_be_told_is_refused(known: World) -> None:
+    """Her address is the one that is wanted, but the provider never verified it."""
+    async with known.broker():
+        await asked(known)
+        decide(known, who="mal")
+        await over(known)
+        status = known.status("person")
+        assert status.reason is Reason.WRONG_SUBJECT
+        assert "cannot be checked" in status.message
+        await until(lambda: not any(known.valid_tokens().values()))
+        assert live_sessions(known) == 0
+        known.renew("person")
+        await asked(known, 2)
+        decide(known)
+        await known.fresh("person")
+
+
+@pytest.mark.parametrize("answer", ["eve", "no"])
+async def test_a_login_ahead_of_time_that_comes_to_nothing_leaves_the_session_in_use(known: World, answer: str) -> None:
+    async with known.broker() as broker:
+        await asked(known)
+        decide(known)
+        await known.fresh("person")
+        assert (await login(broker, key("person"), 60, begin=True)).outcome is Outcome.PERSON
+        if answer == "no":
+            decide(known, Decision.DENIED)
+        else:
+            decide(known, who=answer)
+        told = await login(broker, key("person"), 60, begin=False)
+        assert told.outcome is Outcome.PERSON
+        assert "the session before it goes on" in told.message
+        assert ("eve@example.org" in told.message) == (answer == "eve")
+        await until(lambda: known.status("person").reason is Reason.ISSUED)
+        assert live_sessions(known) == 1
+        known.renew("person")
+        await known.fresh("person", revision=2)
+        status = known.status("person")
+        assert status.authorized_as == Account("ada", "ada@example.org")
+        assert public_status(status, known.clock.now())["approval"] == {"message": status.unapproved}
+    assert max(known.issuer.sent_refresh_tokens().values()) == 1
+    assert len(codes(known)) == 2
 
 
 async def test_a_lost_poll_is_made_again(person: World) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keyferry.errors import Reason, RetryClass
+from keyferry.question import Account
 from tests.engine.world import Document, key, reference, resource, secret, until
 from tests.support.labarchives import LabArchives
 
@@ -172,6 +173,23 @@ async def test_a_login_that_its_person_must_attend_is_not_used(world: World, ser
         await until(lambda: world.status("notebook").stalled())
         assert "auto-login-allowed" in world.status("notebook").message
         assert not world.status("notebook").ready(world.clock.now())
+
+
+async def test_whose_login_it_is_is_known_and_the_wrong_ones_is_refused(world: World, server: LabArchives) -> None:
+    world.write("lab.yaml", provider(server), notebook(expectedSubject={"email": EMAIL}))
+    async with world.broker():
+        await logged_in(world)
+        assert world.status("notebook").authorized_as == Account(email=EMAIL)
+        give(world, server.code_for("eve@example.org"), "eve@example.org")
+        await until(lambda: len(server.redemptions) == 2)
+        world.renew("notebook")
+        await logged_in(world, 2)
+        held = await record(world)
+        assert held.refresh_token is not None
+        assert held.refresh_token.reveal() == server.person(EMAIL).uid, "the login before it goes on"
+        assert world.status("notebook").authorized_as == Account(email=EMAIL)
+    assert any("eve@example.org" in event.message for event in world.told.events)
+    assert len(server.called("user_access_info")) == 2
 
 
 async def test_the_code_of_one_identity_is_not_anothers(world: World, server: LabArchives) -> None:

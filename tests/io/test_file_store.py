@@ -9,6 +9,7 @@ from keyferry.errors import Conflict, StoreError
 from keyferry.io.file_store import FileStore, is_precious
 from keyferry.io.state_dir import StateDir
 from keyferry.model import ObjectKey, TokenSet
+from keyferry.question import Account
 from keyferry.record import Claim, Record
 from keyferry.secret import SecretValue
 
@@ -92,6 +93,7 @@ async def test_a_damaged_record_is_told_of_by_name_and_not_by_content(store: Fil
         (replace(PLAIN, api_keys=("0123abcd",)), True),
         (replace(PLAIN, claim=Claim("digest", "attempt", 1, "holder", 1.0, 10.0)), True),
         (replace(PLAIN, wrong_subject=True), True),
+        (replace(PLAIN, authorized_as=Account("ada")), True),
     ],
 )
 def test_only_what_can_be_had_again_is_not_synced(record: Record, *, precious: bool) -> None:

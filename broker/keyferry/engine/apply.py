@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import AnswerError, Reason, RetryClass
 from keyferry.freshness import RenewalPolicy, renewal_time
+from keyferry.question import Account
 
 if TYPE_CHECKING:
-    from keyferry.model import TokenSet
+    from keyferry.model import ObjectKey, TokenSet
     from keyferry.record import Binding, Record, Revocation
     from keyferry.secret import SecretValue
+    from keyferry.spec.identity import ExpectedSubject
+
+ASK_AGAIN: Final = (
+    "To be asked again: `kubectl keyferry login` or `keyferry login` with the identity's name, or the annotation"
+    " keyferry.dev/renew with a new value."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,8 @@ class Context:
     """What the client showed; empty where nothing is kept, and then what was kept before stays."""
     publish: bool = True
     """False: the token is the login behind an API key, not what is published."""
+    personal: bool = False
+    """A person began the session: whose it is belongs to the record."""
 
 
 def with_session(record: Record, token: TokenSet, context: Context, *, new_session: bool) -> Record:
@@ -47,6 +56,7 @@ def with_session(record: Record, token: TokenSet, context: Context, *, new_sessi
         generation=record.generation + 1,
         minimum_remaining=context.policy.minimum_remaining,
         wrong_subject=False,
+        authorized_as=_holder(record, token, new_session=new_session) if context.personal else None,
     )
     if new_session:
         record = replace(
@@ -81,6 +91,14 @@ def with_published(record: Record, token: TokenSet, context: Context) -> Record:
         binding=context.binding,
         revocation=context.revocation,
     )
+
+
+def _holder(record: Record, token: TokenSet, *, new_session: bool) -> Account | None:
+    """Return whose login a session is; what a refresh leaves unsaid stays as it was."""
+    known = None if new_session else record.authorized_as
+    subject, email = (known.subject, known.email) if known is not None else ("", "")
+    said = Account(token.subject or subject, token.email or email, known.name if known is not None else "")
+    return said if str(said) else None
 
 
 def _with_refresh_token(record: Record, token: TokenSet, idle: float | None) -> Record:
@@ -119,18 +137,47 @@ def check_publishable(token: TokenSet) -> None:
         )
 
 
-def check_subject(token: TokenSet, *, subject: str | None, email: str | None) -> None:
-    """Raise AnswerError (WrongSubject) unless the token is the one's that the resource expects."""
+def check_subject(token: TokenSet, expected: ExpectedSubject, key: ObjectKey, *, personal: bool) -> None:
+    """Raise AnswerError (WrongSubject) unless the token of the identity ``key`` is the one's that it expects.
+
+    ``personal`` tells that a person has just approved it: then the message is for that person.
+    """
     wanted, found, what = (
-        (subject, token.subject, "subject") if subject else (email, token.email, "verified e-mail address")
+        (expected.subject, token.subject, "subject")
+        if expected.subject
+        else (expected.email, token.email, "verified e-mail address")
     )
-    if not wanted or wanted == found:
+    if wanted == found:
         return
-    said = f"is of another {what}" if found else f"does not say its {what}"
-    raise AnswerError(
-        f"the token {said}{' than spec.expectedSubject wants' if found else ': spec.expectedSubject is not checked'}."
-        f" It was not published{' and is being revoked' if found else ''}; log in as the right account, ask for a scope"
-        " that makes the token say it (openid, email), or correct spec.expectedSubject.",
-        reason=Reason.WRONG_SUBJECT,
-        retry=RetryClass.NEEDS_PERSON,
+    refused = (
+        _unverifiable(key, what, personal=personal) if not found else _another(key, found, wanted, personal=personal)
+    )
+    raise AnswerError(refused, reason=Reason.WRONG_SUBJECT, retry=RetryClass.NEEDS_PERSON)
+
+
+def _another(key: ObjectKey, found: str, wanted: str | None, *, personal: bool) -> str:
+    if not personal:
+        return (
+            f"the login given to ServiceIdentity {key} is that of {found}, and spec.expectedSubject wants {wanted}."
+            " Nothing of it was published, and what can be revoked of it is being revoked. Give it the right account's,"
+            " or correct spec.expectedSubject."
+        )
+    return (
+        f"ServiceIdentity {key} was approved by {found}, and only {wanted} may approve it (spec.expectedSubject)."
+        " Nothing was published, and what that login brought is revoked. If you approved it: log out at the provider,"
+        f" or open a private window, and log in as {wanted}; if that is not you, there is nothing more to do."
+    )
+
+
+def _unverifiable(key: ObjectKey, what: str, *, personal: bool) -> str:
+    if not personal:
+        return (
+            f"the token does not say its {what}: spec.expectedSubject is not checked. It was not published; ask for a"
+            " scope that makes the token say it (openid, email), or correct spec.expectedSubject."
+        )
+    return (
+        f"ServiceIdentity {key} was approved, but the provider does not say by which {what}, so that"
+        " spec.expectedSubject cannot be checked. Nothing was published, and what that login brought is revoked. Ask"
+        " for the scopes that make the provider say it (openid, email), have the account's e-mail address verified"
+        " there, or correct spec.expectedSubject."
     )

@@ -105,4 +105,5 @@ def unknown(roster: Roster) -> KeyferryError:
 
 
 def _ended(why: str) -> str:
-    return f"It came to nothing: {why}. What the workload has stays until it expires. You can ask to be asked again."
+    told = why.removesuffix(".")
+    return f"It came to nothing: {told}. What the workload has stays until it expires. You can ask to be asked again."

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from keyferry.approval import Approval
+from keyferry.engine.apply import ASK_AGAIN
 from keyferry.errors import ApprovalPending, Conflict, ExchangeError, Reason, ResourceError, RetryClass
 from keyferry.grants.rfc8628_device_code import Decision, authorize, decision, next_interval, poll
 from keyferry.io.http import drive
@@ -18,16 +19,12 @@ if TYPE_CHECKING:
     from keyferry.engine.job import Job
     from keyferry.engine.links import Links
     from keyferry.engine.ports import Ports
+    from keyferry.errors import KeyferryError
     from keyferry.grants.rfc8628_device_code import Authorization
     from keyferry.ledger import Ledger
     from keyferry.model import Exchange, TokenSet
     from keyferry.record import Record, Versioned
     from keyferry.secret import SecretValue
-
-ASK_AGAIN: Final = (
-    "To be asked again: `kubectl keyferry login` or `keyferry login` with the identity's name, or the annotation"
-    " keyferry.dev/renew with a new value."
-)
 
 
 class DeviceDialect(Protocol):
@@ -124,27 +121,38 @@ class DeviceFlow:
         def take(record: Record, issued: TokenSet) -> Record:
             if record.approval is None or record.approval.attempt_id != approval.attempt_id:
                 raise Conflict("somebody else took the answer to this prompt, or asked anew")
-            return apply(record, issued).without_claim().with_answer()
+            taken = apply(record, issued).without_claim()
+            if taken.wrong_subject:  # nobody is asked again by itself, and whoever asks is told why
+                return replace(taken, approval=replace(approval, ended=taken.refresh_ended))
+            return taken.with_answer()
 
         await job.channel.ready()
         try:
-            return await self._ledger.redeem(held, approval.attempt_id, begin, take, job.channel.send)
+            committed = await self._ledger.redeem(held, approval.attempt_id, begin, take, job.channel.send)
         except ExchangeError as error:
-            match decision(error):
-                case Decision.DENIED:
-                    raise await self._over(job, approval, "the person, or the provider's policy, said no") from None
-                case Decision.LAPSED:
-                    raise await self._over(job, approval, "nobody answered in time") from None
-                case Decision.PENDING:
-                    approval = await self._slow_down(job, held, approval, next_interval(approval.interval, error))
-                    raise self._pending(job, approval) from None
-                case Decision.UNKNOWN if error.retry in _ASKED_AGAIN:
-                    # RFC 8628 3.5: an unanswered poll is made again, later; only the person's answer uses the code up.
-                    error.retry = RetryClass.TRANSIENT
-                    error.retry_after = max(error.retry_after or 0.0, next_interval(approval.interval, error))
-                    raise
-                case _:
-                    raise
+            raise await self._unanswered(job, held, approval, error) from None
+        if committed.record.approval is not None:
+            job.asked(committed.record.approval, 0.0)
+        return committed
+
+    async def _unanswered(self, job: Job, held: Versioned, approval: Approval, error: ExchangeError) -> KeyferryError:
+        """Note what the provider said instead of an answer; return the error to raise."""
+        match decision(error):
+            case Decision.DENIED:
+                return await self._over(job, approval, "the person, or the provider's policy, said no")
+            case Decision.LAPSED:
+                return await self._over(job, approval, "nobody answered in time")
+            case Decision.PENDING:
+                approval = await self._slow_down(job, held, approval, next_interval(approval.interval, error))
+                return self._pending(job, approval)
+            case Decision.UNKNOWN if error.retry in _ASKED_AGAIN:
+                # RFC 8628 3.5: an unanswered poll is made again, later; only the person's answer uses the code up.
+                error.retry = RetryClass.TRANSIENT
+                error.retry_after = max(error.retry_after or 0.0, next_interval(approval.interval, error))
+            case _:
+                if error.retry is RetryClass.NEEDS_PERSON:
+                    await self._end(job, approval, error.message)
+        return error
 
     async def _slow_down(self, job: Job, held: Versioned, approval: Approval, interval: float) -> Approval:
         if interval == approval.interval:
@@ -155,17 +163,20 @@ class DeviceFlow:
 
     async def _over(self, job: Job, approval: Approval, why: str) -> ResourceError:
         """Note that the prompt came to nothing; return what people are told."""
-        if not approval.ended:
-            held = await job.ensure_record()
-            approval = replace(approval, ended=why)
-            job.held = await self._ports.store.replace(held, replace(held.record, approval=approval))
-        job.asked(approval, 0.0)
+        await self._end(job, approval, why)
         return ResourceError(
             f"ServiceIdentity {job.key} needs a person's approval, and the last request for it came to nothing: {why}."
             f" What is published stays until it expires. {ASK_AGAIN}",
             reason=Reason.APPROVAL_REQUIRED,
             retry=RetryClass.NEEDS_PERSON,
         )
+
+    async def _end(self, job: Job, approval: Approval, why: str) -> None:
+        ended = replace(approval, ended=approval.ended or why)
+        if not approval.ended:
+            held = await job.ensure_record()
+            job.held = await self._ports.store.replace(held, replace(held.record, approval=ended))
+        job.asked(ended, 0.0)
 
     def _pending(self, job: Job, approval: Approval) -> ApprovalPending:
         upcoming = self._ports.clock.now() + approval.interval

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from keyferry.errors import KeyferryError, Reason
     from keyferry.model import ObjectKey
     from keyferry.plan import Failure, PublishedState
+    from keyferry.question import Account
     from keyferry.record import Claim, Record
     from keyferry.spec.resources import IdentityResource
 
@@ -91,6 +92,9 @@ class Entry:
     expiration_time: float = 0.0
     renewal_time: float = 0.0
     reauthorize_by: float | None = None
+    authorized_as: Account | None = None
+    unapproved: str = ""
+    """Why the last question to a person came to nothing."""
     claim_seen: tuple[str, float] | None = None
     """Attempt id of an open claim, and when (monotonic) it was first seen."""
     claim_finished: str = ""
@@ -117,6 +121,7 @@ class Entry:
             return
         self.asking(record.approval)
         self.answered, self.answered_until = record.answered, record.answered_until
+        self.authorized_as = record.authorized_as
         if record.token is None:
             return
         self.revision = record.revision
@@ -130,6 +135,7 @@ class Entry:
     def asking(self, approval: Approval | None, poll_at: float | None = None) -> None:
         """Note what a person is being asked, and when the provider is asked next whether they answered."""
         self.link = approval.link if approval is not None else None
+        self.unapproved = approval.ended if approval is not None else ""
         self.prompt = None
         if approval is not None and not approval.ended:
             self.prompt = Prompt(
@@ -191,6 +197,8 @@ class Entry:
             cause=failure.cause if failure is not None else "",
             busy=busy,
             prompt=self.prompt,
+            unapproved=self.unapproved,
+            authorized_as=self.authorized_as,
         )
 
 

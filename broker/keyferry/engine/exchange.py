@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from keyferry.secret import SecretValue
 
 
+SESSION_GOES_ON: Final = "a new login came to nothing, and the session before it goes on"
 REFUSED_SEED: Final = "the provider refused the new refresh token; the session before it goes on"
 SUBJECT_REFUSED: Final = frozenset({"invalid_grant", "invalid_request", "invalid_token"})
 """How providers refuse a subject token or an assertion (RFC 8693 2.2.2, RFC 7523 3.1; Keycloak uses all three)."""
@@ -134,6 +135,7 @@ class OAuthExchanger:
         if way is Route.SEED and seed is not None and digest is not None:
             return await self._plant(attempt, seed, digest)
         if job.asks:
+            await self._finish_giving_up(attempt)
             return await self._ask_or_go_on(attempt, way)
         if way in _BY_SESSION:
             committed = await self._go_on(attempt, way)
@@ -170,6 +172,11 @@ class OAuthExchanger:
             except ApprovalPending:
                 if not (has_session and needs_exchange(observed, now)):
                     raise
+            except KeyferryError as error:
+                if not has_session or error.retry is not RetryClass.NEEDS_PERSON:
+                    raise
+                attempt.job.note(f"{SESSION_GOES_ON}: {error.message}")
+                raise Conflict(SESSION_GOES_ON) from None
         return await self._go_on(attempt, way) or await self._ask(attempt)
 
     async def _ask(self, attempt: Attempt) -> Versioned:
@@ -256,19 +263,27 @@ class OAuthExchanger:
         try:
             outcome.check()
         except AnswerError as error:
-            if error.reason is Reason.WRONG_SUBJECT and outcome.foreign and outcome.issued is not None:
-                await self._revoke_foreign(attempt, outcome.issued)
+            if error.reason is Reason.WRONG_SUBJECT and outcome.given_up and outcome.issued is not None:
+                await self._revoke(attempt, outcome.issued.refresh_token, outcome.issued.access_token)
+                await fall_back(attempt.job, f"{SESSION_GOES_ON}: {error.message}")
             raise
         return committed
 
-    async def _revoke_foreign(self, attempt: Attempt, issued: TokenSet) -> None:
-        """Revoke a token that turned out to be somebody else's; the refusal is reported whatever comes of it."""
+    async def _finish_giving_up(self, attempt: Attempt) -> None:
+        """Revoke a wrong person's login that was kept for it, where a crash came between. Raises Conflict then."""
+        record = attempt.job.observed.record
+        if record is not None and record.wrong_subject and record.previous is not None:
+            await self._revoke(attempt, record.refresh_token, None)
+            await fall_back(attempt.job, f"{SESSION_GOES_ON}: {record.refresh_ended}")
+
+    async def _revoke(self, attempt: Attempt, refresh_token: SecretValue | None, access: SecretValue | None) -> None:
+        """Revoke what turned out to be somebody else's; the refusal is reported whatever comes of it."""
         endpoint = attempt.metadata.revocation_endpoint
         if not endpoint:
             return
         credentials: tuple[tuple[SecretValue | None, TokenTypeHint], ...] = (
-            (issued.refresh_token, "refresh_token"),
-            (issued.access_token, "access_token"),
+            (refresh_token, "refresh_token"),
+            (access, "access_token"),
         )
         for token, hint in credentials:
             if token is None:

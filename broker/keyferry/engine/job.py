@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from keyferry.engine.apply import Context, check_publishable, check_subject, with_session
+from keyferry.engine.apply import ASK_AGAIN, Context, check_publishable, check_subject, with_session
 from keyferry.engine.credentials import CredentialReader
-from keyferry.errors import KeyferryError, Reason, ResourceError, RetryClass
+from keyferry.engine.seeds import set_aside
+from keyferry.errors import AnswerError, KeyferryError, Reason, ResourceError, RetryClass
 from keyferry.freshness import RenewalPolicy
 from keyferry.record import Binding, Record, Revocation, Versioned
 from keyferry.spec.grant import GrantType
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from keyferry.engine.provider import Channel, Provider
     from keyferry.model import ObjectKey, TokenSet
     from keyferry.plan import Observed
+    from keyferry.question import Account
     from keyferry.secret import SecretValue
-    from keyferry.spec.identity import ExpectedSubject, ServiceIdentitySpec
+    from keyferry.spec.identity import ServiceIdentitySpec
     from keyferry.spec.resources import IdentityResource
 
 REFRESHING: frozenset[GrantType] = frozenset({GrantType.PASSWORD, GrantType.REFRESH_TOKEN, GrantType.DEVICE_CODE})
@@ -111,6 +113,7 @@ class Job:
             idle=idle,
             keepsakes=self.keepsakes if self.spec.deletion_policy is DeletionPolicy.REVOKE else (),
             publish=publish,
+            personal=not self.can_login,
         )
 
     def new_record(self) -> Record:
@@ -160,8 +163,7 @@ class Outcome:
         try:
             self._check_subject(issued)
         except KeyferryError as error:
-            # What cannot be told to be the right one's is not published; only what is another's is given up.
-            foreign = says_its_holder(issued, self._job.spec.expected_subject)
+            # What cannot be told to be the right one's is not published; what is another's is given up.
             return replace(
                 taken,
                 token=record.token,
@@ -170,25 +172,44 @@ class Outcome:
                 spec_hash=record.spec_hash,
                 renewal_time=record.renewal_time,
                 wrong_subject=True,
-                refresh_ended=error.message if foreign else taken.refresh_ended,
+                authorized_as=record.authorized_as,
+                refresh_ended=error.message if self.given_up else taken.refresh_ended,
+                # A person who is asked ahead of time may be the wrong one: the session before serves on.
+                previous=set_aside(record) if self._new_session and self._job.asks else record.previous,
             )
         return taken
 
     @property
-    def foreign(self) -> bool:
-        """Tell whether what was issued is, by its own word, somebody else's."""
-        return self.issued is not None and says_its_holder(self.issued, self._job.spec.expected_subject)
+    def given_up(self) -> bool:
+        """Tell whether what was issued is to be revoked: it is somebody else's by its own word.
+
+        Or it may be, and a person can be asked again; a seed or a password is not given up for what a scope may mend.
+        """
+        expected = self._job.spec.expected_subject
+        if self.issued is None or expected is None:
+            return False
+        return self._job.asks or bool(self.issued.subject if expected.subject else self.issued.email)
 
     def check(self) -> None:
         """Raise AnswerError where what was issued must not be published."""
-        if self.issued is not None:
+        if self.issued is None:
+            return
+        try:
             self._check_subject(self.issued)
-            check_publishable(self.issued)
+        except AnswerError as error:
+            if not self._personal:
+                raise
+            raise AnswerError(f"{error.message} {ASK_AGAIN}", reason=error.reason, retry=error.retry) from None
+        check_publishable(self.issued)
+
+    @property
+    def _personal(self) -> bool:
+        return self._job.asks and self._new_session
 
     def _check_subject(self, issued: TokenSet) -> None:
         expected = self._job.spec.expected_subject
         if expected is not None:
-            check_subject(issued, subject=expected.subject, email=expected.email)
+            check_subject(issued, expected, self._job.key, personal=self._personal)
 
 
 def note_scope(job: Job, outcome: Outcome) -> None:
@@ -207,15 +228,12 @@ def with_known_holder(issued: TokenSet, record: Record) -> TokenSet:
 
     A refresh need not bring an ID token (OpenID Connect Core 12.2).
     """
-    known = record.token if record.token is not None and record.token.subject else record.login
+    known: Account | TokenSet | None = record.authorized_as
+    if known is None or not known.subject:
+        known = record.token if record.token is not None and record.token.subject else record.login
     if issued.subject or known is None:
         return issued
     return replace(issued, subject=known.subject, email=issued.email or known.email)
-
-
-def says_its_holder(issued: TokenSet, expected: ExpectedSubject | None) -> bool:
-    """Tell whether a token says what ``expectedSubject`` asks for."""
-    return expected is not None and bool(issued.subject if expected.subject else issued.email)
 
 
 def check_binding(record: Record | None, binding: Binding) -> None:

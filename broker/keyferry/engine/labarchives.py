@@ -14,7 +14,7 @@ from keyferry.engine.clients import value
 from keyferry.engine.credentials import CredentialReader
 from keyferry.engine.job import Outcome, check_binding
 from keyferry.engine.seeds import fall_back, reserve_seed, set_aside, with_seed
-from keyferry.errors import CredentialError, Reason, Refused, ResourceError, RetryClass
+from keyferry.errors import AnswerError, CredentialError, Reason, Refused, ResourceError, RetryClass
 from keyferry.grants.document import host_of
 from keyferry.io.http import drive
 from keyferry.ledger import Spend
@@ -140,7 +140,11 @@ class LabArchivesExchanger:
                 await fall_back(job, UNUSED_CODE, lost=True)
                 error.reason = Reason.APPROVAL_REQUIRED
             raise
-        outcome.check()
+        try:
+            outcome.check()
+        except AnswerError as error:
+            await fall_back(job, f"{UNUSED_CODE}: {error.message}")
+            raise
         return committed
 
     async def _check(

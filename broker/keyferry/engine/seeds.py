@@ -70,6 +70,7 @@ def with_seed(record: Record, seed: SecretValue, digest: str, binding: Binding) 
         refresh_idle=None,
         refresh_ended="",
         session_started_at=0.0,
+        authorized_as=None,
         binding=binding,
     )
 
@@ -86,6 +87,7 @@ def set_aside(record: Record) -> Chain | None:
         refresh_idle=record.refresh_idle,
         session_started_at=record.session_started_at,
         binding=record.binding,
+        authorized_as=record.authorized_as,
     )
 
 
@@ -93,10 +95,11 @@ def with_previous(record: Record, chain: Chain) -> Record:
     """Return the record with the chain that was set aside in force again, and the refused seed remembered as sent."""
     return replace(
         record,
-        former_seeds=(*record.former_seeds, record.seed),
+        former_seeds=(*record.former_seeds, record.seed) if record.seed != chain.seed else record.former_seeds,
         previous=None,
         claim=None,
         refresh_ended="",
+        wrong_subject=False,
         seed=chain.seed,
         refresh_token=chain.refresh_token,
         refresh_issued_at=chain.refresh_issued_at,
@@ -104,4 +107,5 @@ def with_previous(record: Record, chain: Chain) -> Record:
         refresh_idle=chain.refresh_idle,
         session_started_at=chain.session_started_at,
         binding=chain.binding,
+        authorized_as=chain.authorized_as,
     )

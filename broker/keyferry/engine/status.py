@@ -10,6 +10,7 @@ from keyferry.errors import Reason, RetryClass
 
 if TYPE_CHECKING:
     from keyferry.model import ObjectKey
+    from keyferry.question import Account
 
 
 APPROVAL_PENDING: Final = "approval_pending"
@@ -85,6 +86,10 @@ class IdentityStatus:
     busy: bool = False
     prompt: Prompt | None = None
     """There while a person is being asked."""
+    unapproved: str = ""
+    """Why the last question to a person came to nothing; empty while one is open, and after an approval."""
+    authorized_as: Account | None = None
+    """Whose login the token is from, where a person began the session and the provider says."""
 
     def ready(self, now: float) -> bool:
         """Tell whether what is published can be used now: the condition Ready."""

@@ -18,7 +18,7 @@ from keyferry.errors import AnswerError, KeyferryError, Reason, Refused, Resourc
 from keyferry.freshness import Freshness, freshness, keepalive_time
 from keyferry.io.http import drive
 from keyferry.model import TokenSet
-from keyferry.providers.tiled import delete_api_key, login, mint_api_key, refresh, whoami
+from keyferry.providers.tiled import delete_api_key, login, mint_api_key, refresh, revoke_session, whoami
 from keyferry.record import Binding, Versioned
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class TiledExchanger:
             refresh(metadata, token, started, assumed_lifetime=ASSUMED_LIFETIME, maximum_lifetime=MAXIMUM_LIFETIME),
             job.channel.send,
         )
-        return await self._commit(job, context, issued, new_session=new_session)
+        return await self._commit(job, metadata, context, issued, new_session=new_session)
 
     async def _login(self, job: Job, metadata: TiledMetadata, context: Context, user: str) -> Versioned:
         """Begin a session; it counts against the user's 200, so the state must be writable before there is one."""
@@ -152,7 +152,7 @@ class TiledExchanger:
         await job.channel.ready()
         started = self._ports.clock.now()
         issued = await drive(login(metadata, username, password, started), job.channel.send)
-        return await self._commit(job, context, issued, new_session=True, user=user)
+        return await self._commit(job, metadata, context, issued, new_session=True, user=user)
 
     async def _user(self, job: Job, metadata: TiledMetadata) -> str:
         """Return the fingerprint of who logs in; empty where nobody does."""
@@ -163,7 +163,14 @@ class TiledExchanger:
         return username.fingerprint(self._ports.store.digest_key)
 
     async def _commit(
-        self, job: Job, context: Context, issued: TokenSet, *, new_session: bool, user: str = ""
+        self,
+        job: Job,
+        metadata: TiledMetadata,
+        context: Context,
+        issued: TokenSet,
+        *,
+        new_session: bool,
+        user: str = "",
     ) -> Versioned:
         held = await job.ensure_record()
         outcome = Outcome(job, context, new_session=new_session)
@@ -172,11 +179,20 @@ class TiledExchanger:
         )
         try:
             outcome.check()
-        except AnswerError:
+        except AnswerError as error:
+            if error.reason is Reason.WRONG_SUBJECT and outcome.given_up and issued.refresh_token is not None:
+                await self._revoke(job, metadata, issued.refresh_token)
             await job.reread()
             raise
         await job.reread()
         return job.held
+
+    async def _revoke(self, job: Job, metadata: TiledMetadata, token: SecretValue) -> None:
+        """End the session of who turned out to be somebody else; the refusal is reported whatever comes of it."""
+        try:
+            await drive(revoke_session(metadata, token, now=self._ports.clock.now()), job.channel.send)
+        except KeyferryError as error:
+            job.note(f"the session of the wrong subject could not be revoked: {error.message}")
 
     async def _end_session(self, job: Job, error: Refused) -> None:
         """Note that the session is over, so that its refresh token is not sent again."""

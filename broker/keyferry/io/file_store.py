@@ -251,6 +251,7 @@ def is_precious(record: Record) -> bool:
         or bool(record.seed)
         or bool(record.api_keys)
         or record.wrong_subject
+        or record.authorized_as is not None
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.settings import RENEW_INTERVAL
+from keyferry.engine.status import APPROVAL_PENDING
 from keyferry.errors import Reason, RetryClass
 from keyferry.spec.durations import format_duration
 
@@ -102,7 +103,7 @@ async def login(broker: LocalBroker, key: ObjectKey, patience: float, *, begin: 
     def over(status: IdentityStatus) -> bool:
         if begin:
             return status.prompt is not None or (status.stalled() and status != before)
-        return status.prompt is None and not status.busy
+        return status.prompt is None and status.error_code != APPROVAL_PENDING and not status.busy
 
     await engine.wait_for(key, over, patience)
     status = engine.status(key)
@@ -110,6 +111,9 @@ async def login(broker: LocalBroker, key: ObjectKey, patience: float, *, begin: 
         return Answer(Outcome.PERSON, status=status)
     if begin or not status.ready(broker.clock.now()) or status.stalled():
         return _failed(status, patience)
+    if status.unapproved:
+        message = f"{key}: the new login came to nothing, and the session before it goes on: {status.unapproved}"
+        return Answer(Outcome.PERSON, message, status=status)
     return Answer(Outcome.DONE, status=status)
 
 

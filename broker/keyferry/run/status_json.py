@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from keyferry.engine.status import IdentityStatus, Prompt
 from keyferry.errors import Reason, RetryClass
 from keyferry.model import ObjectKey
+from keyferry.question import Account
 from keyferry.spec.loaded import API_VERSION, IDENTITY_KIND
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ def timestamp(at: float) -> str:
 
 def encode_status(status: IdentityStatus) -> dict[str, Any]:
     """Return every field as JSON-ready values, for another process of Keyferry's."""
-    plain = {name: getattr(status, name) for name in status.__slots__ if name not in ("key", "prompt")}
-    prompt = dataclasses.asdict(status.prompt) if status.prompt is not None else None
-    return {"namespace": status.key.namespace, "name": status.key.name, **plain, "prompt": prompt}
+    plain = {name: getattr(status, name) for name in status.__slots__ if name != "key"}
+    nested = {name: dataclasses.asdict(plain[name]) for name in _NESTED if plain[name] is not None}
+    return {"namespace": status.key.namespace, "name": status.key.name, **plain, **nested}
 
 
 def decode_status(data: dict[str, Any]) -> IdentityStatus:
@@ -33,7 +34,7 @@ def decode_status(data: dict[str, Any]) -> IdentityStatus:
     plain = {name: value for name, value in data.items() if name in known}
     plain["reason"] = Reason(plain["reason"])
     plain["retry"] = RetryClass(plain["retry"]) if plain.get("retry") is not None else None
-    plain["prompt"] = Prompt(**plain["prompt"]) if plain.get("prompt") is not None else None
+    plain |= {name: kind(**plain[name]) for name, kind in _NESTED.items() if plain.get(name) is not None}
     return IdentityStatus(key=ObjectKey(data["namespace"], data["name"]), **plain)
 
 
@@ -67,10 +68,19 @@ def public_status(status: IdentityStatus, now: float) -> dict[str, Any]:
     out["failureCount"] = status.failure_count
     if status.retry is not None:
         out["lastError"] = {"code": status.error_code or "resource", "message": status.message}
+    if status.authorized_as is not None:
+        out["authorizedAs"] = {name: said for name, said in authorized_as(status.authorized_as).items() if said}
     if status.prompt is not None:
         out["approval"] = approval(status.prompt)
+    elif status.unapproved:
+        out["approval"] = {"message": status.unapproved}
     out["conditions"] = _conditions(status, now)
     return out
+
+
+def authorized_as(account: Account) -> dict[str, str]:
+    """Return the contract's ``status.authorizedAs``; what is not known of it is empty."""
+    return {"subject": account.subject, "email": account.email}
 
 
 def approval(prompt: Prompt) -> dict[str, str]:
@@ -83,6 +93,9 @@ def approval(prompt: Prompt) -> dict[str, str]:
         "page": prompt.page,
     }
     return {name: value for name, value in out.items() if value}
+
+
+_NESTED: Final = {"prompt": Prompt, "authorized_as": Account}
 
 
 def _conditions(status: IdentityStatus, now: float) -> list[dict[str, str]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from keyferry.engine import IdentityStatus
+    from keyferry.question import Account
 
 STYLES: Final = {
     State.FRESH: "green",
@@ -92,6 +93,8 @@ def render(
         names = names[:-1]
     if not wide and width < _MIDDLE:
         names = ["IDENTITY", "STATE", "EXPIRES", "RENEWS"]
+    if wide and any(status.authorized_as for status in statuses):
+        names.insert(-1, "APPROVED BY")
     for name in names:
         shrinks = name in ("LAST ERROR", "PROVIDER", "GRANT", "IDENTITY")
         table.add_column(
@@ -112,6 +115,12 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
+def described(account: Account) -> str:
+    """Return who somebody is, as far as is known."""
+    known = account.email or account.name
+    return f"{known} (subject {account.subject})" if known and account.subject else str(account)
+
+
 def _cells(status: IdentityStatus, now: float, *, namespaces: bool) -> dict[str, Text]:
     state = status.state(now)
     attempt = status.next_attempt_time if status.retry is not None else status.renewal_time
@@ -125,6 +134,7 @@ def _cells(status: IdentityStatus, now: float, *, namespaces: bool) -> dict[str,
         "STATE": Text(state.value, style=STYLES[state]),
         "EXPIRES": Text(relative(status.expiration_time, now)),
         "RENEWS": Text("-" if state in (State.ASKING, State.STALLED, State.SUSPENDED) else relative(attempt, now)),
+        "APPROVED BY": Text(clean(described(status.authorized_as)) if status.authorized_as is not None else "-"),
         "LAST ERROR": Text(clean(status.message) if status.retry is not None else ""),
     }
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from keyferry.run.prompt import address
-from keyferry.run.table import STYLES, clean, relative
+from keyferry.run.table import STYLES, clean, described, relative
 from keyferry_operator.client import Kind
 from keyferry_operator.kubectl.advice import next_step
 from keyferry_operator.kubectl.api import RefusedError
@@ -66,10 +66,7 @@ def _lines(body: Object, status: IdentityStatus, now: float) -> Iterator[tuple[s
         yield "Renews", relative(max(status.renewal_time, now), now)
     elif status.next_attempt_time is not None:
         yield "Next try", relative(max(status.next_attempt_time, now), now)
-    if status.prompt is not None:
-        yield "Approve", f"at {address(status.prompt)}, code {status.prompt.user_code}"
-    if status.reauthorize_by_time is not None:
-        yield "Log in", f"again {relative(status.reauthorize_by_time, now)} at the latest: the session ends then"
+    yield from _people(status, now)
     for kind in ("Ready", "Reconciling", "Stalled"):
         found = condition(body, kind)
         if found:
@@ -80,6 +77,18 @@ def _lines(body: Object, status: IdentityStatus, now: float) -> Iterator[tuple[s
     if unseen_change(body):
         yield "Note", "no operator has looked at the last change of the spec yet"
     yield "Next", next_step(status, now)
+
+
+def _people(status: IdentityStatus, now: float) -> Iterator[tuple[str, str]]:
+    """Yield what people have to do with it: who is asked, who approved, and until when that holds."""
+    if status.prompt is not None:
+        yield "Approve", f"at {address(status.prompt)}, code {status.prompt.user_code}"
+    elif status.unapproved:
+        yield "Approval", f"the last question came to nothing: {status.unapproved}"
+    if status.authorized_as is not None:
+        yield "Approved", f"by {described(status.authorized_as)}"
+    if status.reauthorize_by_time is not None:
+        yield "Log in", f"again {relative(status.reauthorize_by_time, now)} at the latest: the session ends then"
 
 
 def _times(count: int) -> str:

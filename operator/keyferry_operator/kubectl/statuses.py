@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from keyferry.engine.status import IdentityStatus, Prompt
 from keyferry.errors import Reason, RetryClass
 from keyferry.model import ObjectKey
+from keyferry.question import Account
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,8 @@ def status_of(body: Object) -> IdentityStatus:
         failure_count=int(status.get("failureCount") or 0),
         error_code=str(error.get("code") or ""),
         prompt=_prompt(status.get("approval")),
+        unapproved=str((status.get("approval") or {}).get("message") or ""),
+        authorized_as=_account(status.get("authorizedAs")),
     )
 
 
@@ -78,6 +81,12 @@ def _prompt(approval: object) -> Prompt | None:
         expires_at=seconds(approval.get("expirationTime")) or 0.0,
         page=str(approval.get("page") or ""),
     )
+
+
+def _account(said: object) -> Account | None:
+    if not isinstance(said, dict):
+        return None
+    return Account(str(said.get("subject") or ""), str(said.get("email") or ""))
 
 
 def _reason(ready: Mapping[str, Any], retry: RetryClass | None) -> Reason:
