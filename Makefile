@@ -31,7 +31,7 @@ test: $(VENV)/.tools ## Run every test that this machine can run; what it cannot
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-quick: $(VENV)/.tools ## Run the tests that need no other server and end soon
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not crash and not keycloak and not tiled and not cluster and not node" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not crash and not keycloak and not tiled and not cluster and not node and not browser" $(PYTEST_ARGS)
 
 check: $(VENV)/.tools ## Format, lint, types, layers, generated documents
 	$(BIN)/ruff format --check
