@@ -69,6 +69,9 @@ class Chain:
     session_started_at: float
     binding: Binding | None
     authorized_as: Account | None = None
+    refresh_slides: bool = False
+    session_expires_at: float | None = None
+    session_notices: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,13 @@ class Record:
     refresh_expires_at: float | None = None
     refresh_idle: float | None = None
     """Seconds that the first refresh token of the session was good for: the idle life, where it slides."""
+    refresh_slides: bool = False
+    """Each refresh was seen to move ``refresh_expires_at`` on, so that it is not the session's end."""
     session_started_at: float = 0.0
+    session_expires_at: float | None = None
+    """When the session is over, however often it is refreshed, where the provider says so."""
+    session_notices: int = 0
+    """How many of the notices ahead of the session's end were given."""
     authorized_as: Account | None = None
     """Whose login the session is, where a person began it, as far as the provider said."""
     refresh_ended: str = ""
@@ -241,7 +250,8 @@ def version_of(head: bytes) -> int | None:
 
 _PLAIN: Final = (
     "origin", "source", "generation", "revision", "spec_hash", "seed", "refresh_issued_at", "refresh_expires_at",
-    "refresh_idle", "session_started_at", "refresh_ended", "api_keys", "renewal_time", "minimum_remaining",
+    "refresh_idle", "refresh_slides", "session_started_at", "session_expires_at", "session_notices", "refresh_ended",
+    "api_keys", "renewal_time", "minimum_remaining",
     "wrong_subject", "buried_at", "former_seeds", "planting", "shard", "answered",
     "answered_until",
 )  # fmt: skip

@@ -9,6 +9,7 @@ from keyferry.engine import IdentityStatus
 from keyferry.engine.status import Prompt
 from keyferry.errors import Reason, RetryClass
 from keyferry.model import ObjectKey
+from keyferry.question import Account
 from keyferry.run.table import relative, render
 
 NOW = 1_000_000.0
@@ -45,6 +46,20 @@ def text(*statuses: IdentityStatus, width: int = 140, height: int | None = None,
 )
 def test_times_are_relative(at: float | None, words: str) -> None:
     assert relative(None if at is None else NOW + at, NOW) == words
+
+
+def test_a_login_that_ends_soon_is_said_where_nothing_tells_of_events() -> None:
+    ending = status("two", reauthorize_by_time=NOW + 7200)
+    assert "default/two: its login ends in 2h 0m; a person must log in again before" in text(status(), ending)
+    assert "login ends" not in text(ending, height=20)
+    assert "login ends" not in text(status(reauthorize_by_time=NOW + 30 * 86400))
+
+
+def test_who_approved_is_shown_where_there_is_room() -> None:
+    approved = status("two", authorized_as=Account("f3c1", "ada@example.org"))
+    assert "ada@example.org (subject f3c1)" in text(status(), approved, wide=True, width=200)
+    assert "ada@example.org" not in text(status(), approved)
+    assert "APPROVED BY" not in text(status(), wide=True, width=200)
 
 
 def test_a_row_tells_all() -> None:

@@ -17,6 +17,7 @@ import jwt
 import pytest
 
 from keyferry.errors import Reason, RetryClass
+from keyferry.question import Account
 from keyferry.run.broker import LocalBroker
 from tests.real.engine_support import (
     Log,
@@ -217,12 +218,16 @@ async def test_every_way_to_a_token_goes_on_over_many_lifetimes(
             assert not broker.problems
             assert set(CLIENTS) == {key.name for key in broker.engine.roster.entries}
             active = await asyncio.gather(*(follow(world, broker, name) for name in CLIENTS))
+            archive = broker.engine.status(key_of("archive"))
         for task in fresh:
             task.cancel()
         await asyncio.gather(*fresh, return_exceptions=True)
 
     # A token that had expired before Keycloak was asked of it proves nothing; most of them must have been live.
     assert min(active) > ROTATIONS / 2, dict(zip(CLIENTS, active, strict=True))
+    alice = rotating_realm.material.alice
+    assert archive.authorized_as == Account(rotating_realm.subject_of(alice), alice.email)
+    assert archive.reauthorize_by_time is None, "the session's idle end slides on, and its maximum is not near"
     presented = world.refreshes()
     assert len(presented) >= 2 * ROTATIONS
     assert len(set(presented)) == len(presented), "a refresh token was presented twice"

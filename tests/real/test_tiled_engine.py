@@ -273,9 +273,17 @@ async def a_session_is_kept_alive_behind_a_long_key(world: World, broker: LocalB
 
 
 async def a_given_session_is_carried_on(world: World, broker: LocalBroker) -> None:
-    """A session that a person began mints keys without a password."""
+    """A session that a person began mints keys without a password; it is known whose it is, and when it is over."""
     await until_revision(broker, "dashboard", 3)
     assert await world.accepts(key_file(broker, "dashboard"))
+    status = broker.engine.status(key_of("dashboard"))
+    assert status.authorized_as is not None
+    assert status.authorized_as.subject
+    ends = {
+        datetime.fromisoformat(session["expiration_time"]).replace(tzinfo=UTC).timestamp()
+        for session in await world.sessions(ADMIN)
+    }
+    assert status.reauthorize_by_time in ends, "its refresh tokens slide on, but not past the session's own end"
 
 
 async def a_running_client_reads_on(world: World, broker: LocalBroker, client: RunningClient, cache: Path) -> None:

@@ -18,21 +18,24 @@ from keyferry.run.resources import ResourceFiles
 from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from keyferry.plan import Failure
     from keyferry.record import Record
     from keyferry.run.settings import RunSettings
-    from keyferry.spec.resources import IdentityResource
+    from keyferry.spec.identity import ProviderKind
+    from keyferry.spec.resources import IdentityResource, ProviderResource
 
 
 def stored_statuses(settings: RunSettings) -> dict[ObjectKey, IdentityStatus]:
     """Return the status of what is declared or stored, as far as it can be read. Raises PublishError."""
     declared: dict[ObjectKey, IdentityResource] = {}
+    providers: dict[tuple[ProviderKind, str], ProviderResource] = {}
     if settings.paths:
         loaded = ResourceFiles(settings.paths, settings.default_namespace).load()
         declared = {identity.key: identity for identity in loaded.identities}
+        providers = {(provider.kind, provider.key.name): provider for provider in loaded.providers}
     records = dict(_records(settings.state))
     failures = FailureFiles(settings.state).read()
     return {
@@ -41,10 +44,23 @@ def stored_statuses(settings: RunSettings) -> dict[ObjectKey, IdentityStatus]:
             declared.get(key),
             records.get(key),
             failures.get(key),
+            maximum=_maximum(declared.get(key), providers),
             shown=(settings.out / key.namespace / key.name / RECORD_NAME).is_file(),
         )
         for key in sorted(declared.keys() | records.keys())
     }
+
+
+def _maximum(
+    resource: IdentityResource | None, providers: Mapping[tuple[ProviderKind, str], ProviderResource]
+) -> float | None:
+    """Return for how long (seconds) a session lasts at most, as the provider resource says."""
+    if resource is None:
+        return None
+    ref = resource.spec.provider_ref
+    provider = providers.get((ref.kind, ref.name))
+    oauth = provider.spec.oauth if provider is not None else None
+    return oauth.refresh_tokens.maximum if oauth is not None else None
 
 
 def _records(state: Path) -> Iterator[tuple[ObjectKey, Record]]:
@@ -62,7 +78,13 @@ def _records(state: Path) -> Iterator[tuple[ObjectKey, Record]]:
 
 
 def _status(
-    key: ObjectKey, resource: IdentityResource | None, record: Record | None, failure: Failure | None, *, shown: bool
+    key: ObjectKey,
+    resource: IdentityResource | None,
+    record: Record | None,
+    failure: Failure | None,
+    *,
+    maximum: float | None,
+    shown: bool,
 ) -> IdentityStatus:
     if failure is not None:
         reason, message = failure.reason, failure.message
@@ -72,7 +94,7 @@ def _status(
         reason, message = Reason.PENDING, "there is no token yet"
     if resource is not None:
         entry = Entry(resource, "", ("", key), "", "", failure=failure)
-        entry.take(record, None)
+        entry.take(record, maximum)
         return replace(entry.status(reason, message), shown=shown or resource.spec.target.type is TargetType.NONE)
     token = record.token if record is not None else None
     return IdentityStatus(

@@ -57,7 +57,8 @@ class RefreshPolicy:
     """How refresh tokens behave. ``reuse_window`` (seconds, 0: none) counts from the first spend of a token.
 
     It also ends when a successor was spent: who can spend that has had the answer. ``idle`` and ``maximum`` (seconds,
-    ``None``: unlimited) bound the life of one token and of a family.
+    ``None``: unlimited) bound the life of one token and of a family; ``tells``: answers say what is left of it in
+    ``refresh_expires_in``, as Keycloak's do.
     """
 
     rotation: Rotation = Rotation.ROTATING
@@ -65,6 +66,12 @@ class RefreshPolicy:
     replay_answer: ReplayAnswer = ReplayAnswer.NEW
     idle: float | None = None
     maximum: float | None = None
+    tells: bool = False
+
+    def left(self, token: RefreshToken, now: float) -> float | None:
+        """Return for how many seconds a token is good if nobody uses it, as far as that is limited."""
+        ends = [token.expires_at, None if self.maximum is None else token.family.started_at + self.maximum]
+        return min((end - now for end in ends if end is not None), default=None)
 
 
 @dataclass(slots=True)

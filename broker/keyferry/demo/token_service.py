@@ -160,6 +160,9 @@ class TokenService(IssuerState):
         }
         if decision.refresh_token is not None:
             answer["refresh_token"] = decision.refresh_token.value
+            left = self.refresh_tokens.policy.left(decision.refresh_token, now)
+            if left is not None and self.refresh_tokens.policy.tells:
+                answer["refresh_expires_in"] = int(left)
         if decision.issued_token_type is not None:
             answer["issued_token_type"] = decision.issued_token_type
         if "openid" in decision.scope and decision.subject in self.users:

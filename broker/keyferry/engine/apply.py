@@ -20,6 +20,9 @@ ASK_AGAIN: Final = (
     " keyferry.dev/renew with a new value."
 )
 
+ROUNDING: Final = 2.0
+"""Seconds by which two answers about the same end may differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -65,6 +68,9 @@ def with_session(record: Record, token: TokenSet, context: Context, *, new_sessi
             refresh_token=None,
             refresh_idle=None,
             refresh_expires_at=None,
+            refresh_slides=False,
+            session_expires_at=None,
+            session_notices=0,
             previous=None,
         )
     elif not record.session_started_at:
@@ -114,18 +120,38 @@ def _with_refresh_token(record: Record, token: TokenSet, idle: float | None) -> 
         refresh_issued_at=token.issued_at,
         refresh_expires_at=expires_at,
         refresh_idle=idle,
+        refresh_slides=_slides(record, token),
         refresh_ended="",
     )
 
 
-def reauthorize_by(record: Record, maximum: float | None) -> float | None:
-    """Return when only a person can go on, as far as is known (Unix seconds)."""
+def _slides(record: Record, token: TokenSet) -> bool:
+    """Tell whether refreshing moves the refresh token's end on: idle time, not the end of the session.
+
+    Of Keycloak's session idle and maximum, ``refresh_expires_in`` shows whichever comes first.
+    """
+    if record.refresh_expires_at is None or token.refresh_expires_at is None:
+        return False
+    passed, moved = token.issued_at - record.refresh_issued_at, token.refresh_expires_at - record.refresh_expires_at
+    return record.refresh_slides if passed < 1 else moved >= max(passed - ROUNDING, passed / 2)
+
+
+def reauthorize_by(record: Record, maximum: float | None, *, refreshing: bool = True) -> float | None:
+    """Return when only a person can go on, as far as is known (Unix seconds).
+
+    ``maximum`` is for how long (seconds) a session lasts at most, where the provider resource says so. What slides on
+    with each refresh counts only where there are none to come (``refreshing``).
+    """
     if record.refresh_token is None or record.refresh_ended:
         return None
-    ends = [record.refresh_expires_at] if record.refresh_expires_at is not None else []
+    ends = [record.session_expires_at]
     if maximum is not None:
         ends.append(record.session_started_at + maximum)
-    return min(ends) if ends else None
+    if not (refreshing and record.refresh_slides):
+        ends.append(record.refresh_expires_at)
+    if not refreshing and record.refresh_idle is not None:
+        ends.append(record.refresh_issued_at + record.refresh_idle)
+    return min((end for end in ends if end is not None), default=None)
 
 
 def check_publishable(token: TokenSet) -> None:

@@ -8,14 +8,16 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.apply import reauthorize_by
+from keyferry.engine.foresight import notice_times
 from keyferry.engine.job import REPEATABLE
 from keyferry.engine.links import page_address
 from keyferry.engine.status import APPROVAL_PENDING, IdentityStatus, Prompt
+from keyferry.errors import Reason
 from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
     from keyferry.approval import Approval, Link
-    from keyferry.errors import KeyferryError, Reason
+    from keyferry.errors import KeyferryError
     from keyferry.model import ObjectKey
     from keyferry.plan import Failure, PublishedState
     from keyferry.question import Account
@@ -92,6 +94,11 @@ class Entry:
     expiration_time: float = 0.0
     renewal_time: float = 0.0
     reauthorize_by: float | None = None
+    """When only a person can go on, however often the session is refreshed (Unix seconds)."""
+    unrefreshed_end: float | None = None
+    """The same where nothing is refreshed any more."""
+    notice_times: tuple[float, ...] = ()
+    """When people are told ahead of ``reauthorize_by``."""
     authorized_as: Account | None = None
     unapproved: str = ""
     """Why the last question to a person came to nothing."""
@@ -131,6 +138,9 @@ class Entry:
         # A grant that can be made again needs nobody, whatever becomes of its session.
         needs_person = self.resource.spec.grant.type not in REPEATABLE
         self.reauthorize_by = reauthorize_by(record, maximum) if needs_person else None
+        self.unrefreshed_end = reauthorize_by(record, maximum, refreshing=False) if needs_person else None
+        began, end = record.session_started_at, self.reauthorize_by
+        self.notice_times = notice_times(began, end) if end is not None else ()
 
     def asking(self, approval: Approval | None, poll_at: float | None = None) -> None:
         """Note what a person is being asked, and when the provider is asked next whether they answered."""
@@ -191,7 +201,9 @@ class Entry:
             expiration_time=self.expiration_time or None,
             renewal_time=self.renewal_time or None,
             next_attempt_time=next_attempt if next_attempt is not None and math.isfinite(next_attempt) else None,
-            reauthorize_by_time=self.reauthorize_by,
+            reauthorize_by_time=self.unrefreshed_end
+            if failure is not None or reason is Reason.SUSPENDED
+            else self.reauthorize_by,
             failure_count=failure.count if failure is not None else 0,
             error_code=failure.code if failure is not None else "",
             cause=failure.cause if failure is not None else "",

@@ -71,6 +71,9 @@ def with_seed(record: Record, seed: SecretValue, digest: str, binding: Binding) 
         refresh_ended="",
         session_started_at=0.0,
         authorized_as=None,
+        refresh_slides=False,
+        session_expires_at=None,
+        session_notices=0,
         binding=binding,
     )
 
@@ -88,6 +91,9 @@ def set_aside(record: Record) -> Chain | None:
         session_started_at=record.session_started_at,
         binding=record.binding,
         authorized_as=record.authorized_as,
+        refresh_slides=record.refresh_slides,
+        session_expires_at=record.session_expires_at,
+        session_notices=record.session_notices,
     )
 
 
@@ -108,4 +114,7 @@ def with_previous(record: Record, chain: Chain) -> Record:
         session_started_at=chain.session_started_at,
         binding=chain.binding,
         authorized_as=chain.authorized_as,
+        refresh_slides=chain.refresh_slides,
+        session_expires_at=chain.session_expires_at,
+        session_notices=chain.session_notices,
     )

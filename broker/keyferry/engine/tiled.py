@@ -18,7 +18,7 @@ from keyferry.errors import AnswerError, KeyferryError, Reason, Refused, Resourc
 from keyferry.freshness import Freshness, freshness, keepalive_time
 from keyferry.io.http import drive
 from keyferry.model import TokenSet
-from keyferry.providers.tiled import delete_api_key, login, mint_api_key, refresh, revoke_session, whoami
+from keyferry.providers.tiled import delete_api_key, login, mint_api_key, refresh, revoke_session, session_id, whoami
 from keyferry.record import Binding, Versioned
 
 if TYPE_CHECKING:
@@ -185,6 +185,8 @@ class TiledExchanger:
             await job.reread()
             raise
         await job.reread()
+        if job.held.record.session_expires_at is None and not job.can_login:
+            await self._note_session_end(job, metadata, job.held)
         return job.held
 
     async def _revoke(self, job: Job, metadata: TiledMetadata, token: SecretValue) -> None:
@@ -193,6 +195,23 @@ class TiledExchanger:
             await drive(revoke_session(metadata, token, now=self._ports.clock.now()), job.channel.send)
         except KeyferryError as error:
             job.note(f"the session of the wrong subject could not be revoked: {error.message}")
+
+    async def _note_session_end(self, job: Job, metadata: TiledMetadata, held: Versioned) -> None:
+        """Ask when the session that a person began is over: refreshing slides its tokens on, but never past that."""
+        record = held.record
+        access = record.login or record.token
+        which = session_id(record.refresh_token) if record.refresh_token is not None else ""
+        if access is None or not access.access_token or not which:
+            return
+        try:
+            request = whoami(metadata, access.access_token, now=self._ports.clock.now())
+            principal = await drive(request, job.channel.send)
+        except KeyferryError:
+            return  # it is asked again after the next refresh
+        known = {session.uuid.replace("-", ""): session.expires_at for session in principal.sessions}
+        if known.get(which) is not None:
+            await self._ports.store.replace(held, replace(record, session_expires_at=known[which]))
+            await job.reread()
 
     async def _end_session(self, job: Job, error: Refused) -> None:
         """Note that the session is over, so that its refresh token is not sent again."""

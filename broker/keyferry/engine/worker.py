@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.breakers import Breakers
 from keyferry.engine.chain import WAITING
+from keyferry.engine.foresight import Foresight
 from keyferry.engine.job import REFRESHING
 from keyferry.engine.outcome import failure_of, waiting_for_provider
 from keyferry.engine.provider import Channel, Provider
@@ -68,6 +69,7 @@ class Worker:
         self._suspend_all = suspend_all
         self._observe_seconds = observe_seconds
         self._teller = Teller(ports, roster)
+        self._foresight = Foresight(ports, self._teller)
         self._breakers = Breakers(ports, roster, agenda, queue, self._teller)
         desk.stuck = self._teller.stuck
 
@@ -84,6 +86,7 @@ class Worker:
         may_have_new_code = entry.resource.spec.grant.type is GrantType.LABARCHIVES_CODE
         stopped = entry.failure is not None or entry.refusal is not None
         needs_closer_look = held.record.claim is not None or stopped or may_have_new_code
+        needs_closer_look = needs_closer_look or self._foresight.is_due(entry, held.record)
         if needs_closer_look or entry.key not in published:
             self._agenda.put(entry.key, 0.0)
             return
@@ -128,6 +131,7 @@ class Worker:
             case Action.KEEP:
                 if step.reason is Reason.ISSUED:
                     await self._recovered(entry)  # what failed was a look, and this one succeeded
+                await self._foresight.look(entry, held)
                 self._keep(entry, step)
             case Action.PUBLISH:
                 if held is not None:
@@ -189,8 +193,9 @@ class Worker:
         await self._recovered(entry)
         if await self._publish(entry, provider, held, "renewed"):
             upcoming = next_renewal(held.record, refreshes=entry.resource.spec.grant.type in REFRESHING)
-            self._agenda.put(entry.key, upcoming)
+            self._look_again(entry, upcoming)
             self._teller.issued(entry)
+            await self._foresight.look(entry, held)
         self._chain.issued(entry.key)
 
     async def _exchange(self, entry: Entry, provider: Provider) -> Versioned | None:
@@ -328,10 +333,11 @@ class Worker:
         self._teller.report(entry, step.reason, step.why)
 
     def _look_again(self, entry: Entry, at: float) -> None:
-        """Put an identity on the agenda; when its token expires or files are to be written, in any case."""
+        """Put an identity on the agenda; when its token expires or something is to be written or told, in any case."""
         now = self._ports.clock.now()
         unwritten = entry.publish_failure.next_attempt if entry.publish_failure is not None else 0.0
-        self._agenda.put(entry.key, min([at, *(due for due in (entry.expiration_time, unwritten) if due > now)]))
+        moments = (entry.expiration_time, unwritten, *entry.notice_times)
+        self._agenda.put(entry.key, min([at, *(due for due in moments if due > now)]))
 
     # --- how it went --------------------------------------------------------------------------------------------------
 

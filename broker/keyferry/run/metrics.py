@@ -218,7 +218,7 @@ _VALUES: Final[tuple[tuple[str, str, Callable[[IdentityStatus, float], float | N
         lambda status, _now: status.renewal_time,
     ),
     (
-        "keyferry_reauthorize_by_timestamp_seconds",
+        "keyferry_identity_reauthorize_by_timestamp_seconds",
         "When the login ends, so that a person must log in again before (Unix time); absent where that is not known.",
         lambda status, _now: status.reauthorize_by_time,
     ),

@@ -43,6 +43,8 @@ _URGENCY: Final = (
 )  # fmt: skip
 MESSAGES_KEPT: Final = 500
 PROMPTS_SHOWN: Final = 3
+ENDING_SOON: Final = 2 * 86400.0
+"""Seconds before a login's end from which on the statuses say so."""
 FRAME: Final = 1.0
 """Seconds between drawings when nothing new arrives: the times shown are relative."""
 _MIDDLE: Final = 72
@@ -107,7 +109,8 @@ def render(
         cells = _cells(status, now, namespaces=namespaces)
         table.add_row(*(cells[name] for name in names))
     room = None if height is None else height - len(shown) - _AROUND
-    return Group(table, _summary(statuses, len(shown), now), *_prompts(statuses, width, room))
+    endings = _endings(statuses, now) if height is None else []
+    return Group(table, _summary(statuses, len(shown), now), *endings, *_prompts(statuses, width, room))
 
 
 def clean(text: str) -> str:
@@ -137,6 +140,18 @@ def _cells(status: IdentityStatus, now: float, *, namespaces: bool) -> dict[str,
         "APPROVED BY": Text(clean(described(status.authorized_as)) if status.authorized_as is not None else "-"),
         "LAST ERROR": Text(clean(status.message) if status.retry is not None else ""),
     }
+
+
+def _endings(statuses: Sequence[IdentityStatus], now: float) -> list[Text]:
+    """Say whose login is about to end; a live table shows the event instead."""
+    return [
+        Text(
+            clean(f"{status.key}: its login ends {relative(end, now)}; a person must log in again before"),
+            style=STYLES[State.RETRYING],
+        )
+        for status in statuses
+        if (end := status.reauthorize_by_time) is not None and now < end < now + ENDING_SOON
+    ]
 
 
 def _prompts(statuses: Sequence[IdentityStatus], width: int, room: int | None) -> list[Text]:

@@ -18,7 +18,7 @@ from keyferry.providers.tiled.keys import (
     whoami,
 )
 from keyferry.providers.tiled.metadata import TiledMetadata, api_uri, discover, token_directory_name
-from keyferry.providers.tiled.session import login, refresh, revoke_session
+from keyferry.providers.tiled.session import login, refresh, revoke_session, session_id
 
 __all__ = [
     "ApiKey",
@@ -33,6 +33,7 @@ __all__ = [
     "mint_api_key",
     "refresh",
     "revoke_session",
+    "session_id",
     "token_directory_name",
     "whoami",
 ]
