@@ -16,6 +16,9 @@ JITTER_SHARE: Final = 0.1
 """The jitter's share of the time until the renewal."""
 
 
+LONGEST_LEEWAY: Final = 5.0
+"""Seconds that a token must live for at least when nobody said how long; a quarter of its life where that is less."""
+
 KUBELET_SYNC: Final = 120.0
 """Seconds until a kubelet has surely brought what a Secret holds to the pods that mount it."""
 
@@ -38,6 +41,11 @@ class RenewalPolicy:
     """Consumers are held back when less than this remains, so a renewal must come before that."""
     reading_delay: float = 0.0
     """Readers see a new token so much later, so it must be there that long before the old one expires."""
+
+
+def leeway(issued_at: float, expires_at: float) -> float:
+    """Return for how long (seconds) a token must live on to be worth handing out when nobody said so."""
+    return min(LONGEST_LEEWAY, max(0.0, expires_at - issued_at) / 4)
 
 
 def renewal_time(issued_at: float, expires_at: float, policy: RenewalPolicy, draw: float) -> float:

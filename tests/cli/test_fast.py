@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keyferry.cli import fast
-from keyferry.run.requests import LONGEST_LEEWAY, leeway
+from keyferry.freshness import LONGEST_LEEWAY, leeway
 from keyferry.run.settings import default_state
 from keyferry.spec.durations import parse_duration
 

@@ -6,10 +6,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from keyferry.freshness import leeway
 from keyferry.io.addresses import AddressPolicy
 from keyferry.providers.labarchives import SESSION_TYPE
 from keyferry.run.control import NobodyAnswersError
-from keyferry.run.requests import Outcome, leeway
+from keyferry.run.requests import Outcome
 from keyferry.run.signing import NOT_LISTED, NOT_OFFERED, Call
 from keyferry.run.stored_token import read_record
 from keyferry.web.loopback import Loopback

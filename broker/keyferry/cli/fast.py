@@ -1,7 +1,6 @@
 """``keyferry token NAME`` in the plain case: the stored token, if it lives long enough, with next to nothing imported.
 
-What this does not understand, or cannot answer, is left to the command proper. The import of ``json`` alone would take
-most of a bare Python's time (it brings ``re`` and ``enum``), so its C scanner is used directly where there is one.
+What this does not understand, or cannot answer, is left to the command proper.
 """
 
 from __future__ import annotations
@@ -10,16 +9,12 @@ import os
 import sys
 import time
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+from keyferry.light_json import read_json
 
-LARGEST = 4 << 20
 NOT_A_TOKEN = "labarchives"  # noqa: S105 - it says so
 """As ``keyferry.providers.labarchives.SESSION_TYPE``: what is kept there is a user id, and nobody gets that."""
 LEEWAY = 5.0
-"""As ``keyferry.run.requests.LONGEST_LEEWAY``, which is too expensive to import here."""
+"""As ``keyferry.freshness.LONGEST_LEEWAY``, which is too expensive to import here."""
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -67,7 +62,7 @@ def stored_token(state: str, namespace: str, name: str, minimum: float | None) -
     if not is_name(namespace) or not is_name(name):
         return None
     try:
-        record = _read(f"{state}/records/{namespace}/{name}.json")["record"]
+        record = read_json(f"{state}/records/{namespace}/{name}.json")["record"]
         token = record["token"]
         issued, expires = float(token["issued_at"]), float(token["expires_at"])
         if minimum is None:
@@ -138,40 +133,3 @@ def default_state() -> str:
     """Return the state directory, as ``keyferry.run.settings.default_state``."""
     base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")  # noqa: PTH111, PTH118 - pathlib costs too much here
     return os.path.join(base, "keyferry")  # noqa: PTH118
-
-
-def _read(path: str) -> Any:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        parts = []
-        size = 0
-        while size <= LARGEST and (part := os.read(descriptor, 1 << 20)):
-            parts.append(part)
-            size += len(part)
-    finally:
-        os.close(descriptor)
-    return _loads(b"".join(parts).decode())
-
-
-def _loads(text: str) -> Any:
-    try:
-        from _json import make_scanner  # noqa: PLC0415 - see above
-
-        scan: Callable[[str, int], tuple[Any, int]] = make_scanner(_Context())  # type: ignore[arg-type]
-    except (ImportError, AttributeError, TypeError):
-        import json  # noqa: PLC0415 - where the scanner is another
-
-        return json.loads(text)
-    return scan(text, 0)[0]
-
-
-class _Context:
-    """What the scanner asks a JSON decoder for."""
-
-    strict = True
-    object_hook = None
-    object_pairs_hook = None
-    parse_float = float
-    parse_int = int
-    parse_constant = None
-    memo: dict[str, str] = {}  # noqa: RUF012 - one decoder, used once

@@ -32,6 +32,7 @@ STALE_AFTER: Final = 60.0
 READ_LIMIT: Final = 1 << 20
 """Bytes that are read of a file unless the caller says otherwise."""
 
+_KEPT: Final = "What was there before stays as it was, and Keyferry tries again."
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OPEN_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO that somebody put there would wait for its writer.
@@ -54,12 +55,13 @@ def split_relative(relative: str) -> tuple[str, ...]:
 class Folder:
     """An open directory, through which its files are written, read and removed. Close it, or use it in ``with``."""
 
-    __slots__ = ("_below", "_descriptor", "_root")
+    __slots__ = ("_below", "_descriptor", "_mode", "_root")
 
-    def __init__(self, descriptor: int, root: Path, below: str = "") -> None:
+    def __init__(self, descriptor: int, root: Path, below: str = "", mode: int | None = None) -> None:
         self._descriptor = descriptor
         self._root = root
         self._below = below
+        self._mode = mode
 
     @property
     def path(self) -> Path:
@@ -71,19 +73,20 @@ class Folder:
         self._root, self._below = path, ""
 
     @classmethod
-    def open(cls, root: Path, relative: str = "", *, create: bool = True) -> Self:
+    def open(cls, root: Path, relative: str = "", *, create: bool = True, mode: int | None = None) -> Self:
         """Open ``root`` (links are followed: it is the user's own choice) and ``relative`` below it (no links).
 
-        What is missing is created with mode 0700. Raises ``PublishError``; where ``create`` is false and there is no
-        such directory, ``FileNotFoundError``.
+        What is missing is created with mode 0700, or ``mode``; those below ``root`` then get that mode also where
+        they are there. Raises ``PublishError``; where ``create`` is false and there is no such directory,
+        ``FileNotFoundError``.
         """
         with _opening(root, create=create):
-            folder = cls(_open_root(root, create=create), root)
+            folder = cls(_open_root(root, create=create, mode=0o700 if mode is None else mode), root, mode=mode)
         return folder._descend(relative, create=create) if relative else folder
 
-    def subfolder(self, relative: str, *, create: bool = True) -> Self:
-        """Open the directory ``relative`` below this one, as ``open`` does."""
-        folder = type(self)(os.dup(self._descriptor), self._root, self._below)
+    def subfolder(self, relative: str, *, create: bool = True, mode: int | None = None) -> Self:
+        """Open the directory ``relative`` below this one, as ``open`` does; ``mode`` None is this one's."""
+        folder = type(self)(os.dup(self._descriptor), self._root, self._below, self._mode if mode is None else mode)
         return folder._descend(relative, create=create)  # noqa: SLF001 - of the same class
 
     def new_subfolder(self, name: str) -> Self:
@@ -100,6 +103,8 @@ class Folder:
             for part in split_relative(relative):
                 with _opening(self._root, self._below, create=create):
                     self._descriptor = _step_down(self._descriptor, part, create=create)
+                    if create and self._mode is not None:
+                        _set_mode(self._descriptor, self._mode)
         except BaseException:
             self.close()
             raise
@@ -116,17 +121,31 @@ class Folder:
         if above:
             with self.subfolder("/".join(above)) as folder:
                 return folder.write(name, data, mode=mode, fsync=fsync)
-        temporary = temporary_name()
-        kept = "What was there before stays as it was, and Keyferry tries again."
-        with Translated("write", self._root, self._below, name, kept=kept):
+        temporary, status = self.stage(name, data, mode=mode, fsync=fsync)
+        with Translated("write", self._root, self._below, name, kept=_KEPT):
             try:
-                status = _write_new(self._descriptor, temporary, data, mode=mode, fsync=fsync)
-                os.rename(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+                self.rename(temporary, name)
             except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=self._descriptor)
+                self._discard(temporary)
                 raise
         return status
+
+    def stage(self, name: str, data: bytes, *, mode: int = 0o600, fsync: bool = True) -> tuple[str, os.stat_result]:
+        """Write beside its place what is to be ``name`` in this directory: ``rename`` it then, or ``remove`` it.
+
+        Return its name until then, and its status. Raises as ``write`` does.
+        """
+        temporary = temporary_name()
+        with Translated("write", self._root, self._below, name, kept=_KEPT):
+            try:
+                return temporary, _write_new(self._descriptor, temporary, data, mode=mode, fsync=fsync)
+            except BaseException:
+                self._discard(temporary)
+                raise
+
+    def _discard(self, temporary: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=self._descriptor)
 
     def create(self, relative: str, data: bytes) -> os.stat_result:
         """Write a new file right under its name, synced: for a directory that nobody looks into yet."""
@@ -329,13 +348,13 @@ def _opening(root: Path, below: str = "", *, create: bool) -> Translated:
     return Translated("open the directory", root, below, kept=kept, missing_is_told=create)
 
 
-def _open_root(root: Path, *, create: bool) -> int:
+def _open_root(root: Path, *, create: bool, mode: int) -> int:
     try:
         return os.open(root, _OPEN_FOLDER)
     except FileNotFoundError:
         if not create:
             raise
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.mkdir(mode=mode, parents=True, exist_ok=True)
     return os.open(root, _OPEN_FOLDER)
 
 
@@ -351,6 +370,13 @@ def _step_down(descriptor: int, name: str, *, create: bool) -> int:
         below = os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
     os.close(descriptor)
     return below
+
+
+def _set_mode(descriptor: int, mode: int) -> None:
+    # Whatever the umask took away; what another user made stays as they made it.
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+        with contextlib.suppress(PermissionError):
+            os.fchmod(descriptor, mode)
 
 
 def _write_new(folder: int, name: str, data: bytes, *, mode: int, fsync: bool) -> os.stat_result:

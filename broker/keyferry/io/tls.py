@@ -13,10 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from keyferry.errors import CredentialError
 
 if TYPE_CHECKING:
@@ -119,6 +115,11 @@ def present(context: ssl.SSLContext, certificate: ClientCertificate, *, what: st
 
 def _diagnose(certificates: str, key: str, what: str) -> str:
     """Say which of the two is at fault; OpenSSL tells only of some cases."""
+    # Ten megabytes, which a sidecar cannot afford, for words that are seldom needed.
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
     try:
         leaf = x509.load_pem_x509_certificates(certificates.encode())[0]
     except ValueError:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from keyferry.engine.settings import RENEW_INTERVAL
 from keyferry.engine.status import APPROVAL_PENDING
 from keyferry.errors import Reason, RetryClass
+from keyferry.freshness import LONGEST_LEEWAY, leeway
 from keyferry.spec.durations import format_duration
 
 if TYPE_CHECKING:
     from keyferry.engine.status import IdentityStatus
     from keyferry.model import ObjectKey
     from keyferry.run.broker import LocalBroker
-
-LONGEST_LEEWAY: Final = 5.0
-"""Seconds that a token must live for at least when nobody said how long; a quarter of its life where that is less."""
 
 
 class Outcome(enum.StrEnum):
@@ -42,11 +40,6 @@ class Answer:
     wait: float = 0.0
     """Seconds until it may be asked again, where it came too soon."""
     status: IdentityStatus | None = None
-
-
-def leeway(issued_at: float, expires_at: float) -> float:
-    """Return for how long (seconds) a token must live on to be worth handing out when nobody said so."""
-    return min(LONGEST_LEEWAY, max(0.0, expires_at - issued_at) / 4)
 
 
 async def want(broker: LocalBroker, key: ObjectKey, minimum: float | None, patience: float) -> Answer:
