@@ -28,6 +28,7 @@ class Received:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    query: str = ""
 
 
 Handler = Callable[["Received", "Connection"], None]
@@ -162,7 +163,8 @@ class Connection(asyncio.Protocol):
         method, _, target = head[0].partition(" ")
         self._busy = True
         self._last = headers.get("connection", "").lower() == "close"
-        self._handler(Received(method, target.partition(" ")[0].partition("?")[0], headers, body), self)
+        path, _, query = target.partition(" ")[0].partition("?")
+        self._handler(Received(method, path, headers, body, query), self)
 
     def _refuse(self, status: int) -> None:
         self.send(render(status, {"Connection": "close"}, b""))

@@ -13,6 +13,10 @@ def main() -> int:
 
         if answer(arguments[1:]):
             return 0
+    if arguments[:1] == ["sidecar"]:
+        from keyferry.sidecar.command import main as sidecar  # noqa: PLC0415 - what others need is too much for a pod
+
+        return sidecar(arguments[1:])
     from keyferry.cli.app import run_app  # noqa: PLC0415 - everything else may take its time
 
     return run_app(arguments)

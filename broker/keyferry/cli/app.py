@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "login": "keyferry.cli.login_command:app",
     "lint": "keyferry.cli.lint_command:app",
     "demo": "keyferry.cli.demo_command:app",
+    "sidecar": "keyferry.cli.sidecar_command:app",
     "completion": "keyferry.cli.completion_command:app",
 }
 """What is built in. Other distributions add theirs as entry points of the group below: a ``typer.Typer`` each."""
