@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import ssl
 import tempfile
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,
 """Asks for an object's metadata alone, where its content is known."""
 ADVICE: Final = "The chart's roles allow it; where you wrote your own, see docs/install.md"
 """What helps where a right is missing."""
+VERSION: Final = "/version"
 SELF_REVIEW: Final = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 
@@ -73,6 +75,7 @@ EVENTS: Final = Kind("events.k8s.io", "v1", "events")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases")
 IDENTITIES: Final = Kind("keyferry.dev", "v1alpha1", "serviceidentities")
 PROVIDERS: Final = Kind("keyferry.dev", "v1alpha1", "tokenproviders")
+MUTATING_WEBHOOKS: Final = Kind("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", namespaced=False)
 CLUSTER_PROVIDERS: Final = Kind("keyferry.dev", "v1alpha1", "clustertokenproviders", namespaced=False)
 
 
@@ -104,6 +107,14 @@ class KubeClient:
             if error.not_found:
                 return None
             raise
+
+    async def release(self) -> tuple[int, int]:
+        """Return the API server's minor release, such as ``(1, 36)``."""
+        found = await self._request("GET", VERSION)
+        # Vendors add to them: "31+".
+        parts = [re.match(r"[0-9]{1,6}", str(found.get(part, ""))) for part in ("major", "minor")]
+        major, minor = (int(part[0]) if part is not None else 0 for part in parts)
+        return major, minor
 
     async def accepts(self, token: SecretValue, user: str) -> bool:
         """Tell whether the API server takes ``token``, which it signed for ``user``, for a credential of its own."""

@@ -169,6 +169,15 @@ def operator(
             show_default=False,
         ),
     ] = None,
+    webhook: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Answer for the MutatingWebhookConfiguration of this name, which puts sidecars into pods. It needs"
+            " --broker, and sidecar.image in --settings.",
+            show_default=False,
+        ),
+    ] = "",
     leader_election: Annotated[
         bool,
         typer.Option("--leader-election/--no-leader-election", help="Work only where this replica holds the Lease."),
@@ -214,8 +223,11 @@ def operator(
         shards=shards,
         escrow=escrow,
         broker=_broker(broker, broker_certificate, broker_service, broker_host or []),
+        webhook=webhook,
     )
     _check_address(metrics)
+    if webhook and (settings.broker is None or settings.installation.sidecar is None):
+        raise CommandError("--webhook needs --broker, and sidecar.image in the file of --settings", ExitCode.INVALID)
     leave(_run(settings, access, metrics, read_level(level, Level.INFO)))
 
 

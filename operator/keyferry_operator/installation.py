@@ -7,16 +7,19 @@ chart values reach the operator as they were written.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from keyferry.io.addresses import HostRule
-from keyferry.spec.common import QUALIFIED_PATTERN, Flag, Model, rule_error
+from keyferry.spec.common import QUALIFIED_PATTERN, Duration, Flag, Model, Text, rule_error
 from keyferry.spec.documents import read_documents
 from keyferry.spec.explain import explain
+from keyferry.spec.frozen import EMPTY
 from keyferry.spec.problem import Problem, join_path
+from keyferry_operator.injection.settings import ANY_USER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,12 +104,38 @@ class TargetSettings(Model):
     annotations: tuple[AllowedKey, ...] = Field(default=(), description="Keys of annotations: a key, domain/*, or *.")
 
 
+class SidecarSettings(Model):
+    """What the sidecars are that the webhook puts into pods."""
+
+    image: Text = Field(description="Their image.")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="When it is pulled, as Kubernetes has it."
+    )
+    resources: Mapping[str, Any] = Field(
+        default=EMPTY, description="Their requests and limits, as Kubernetes has them."
+    )
+    run_as_user: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        default=ANY_USER,
+        description="Whom they run as where the pod does not say, or says root. null leaves it to the cluster.",
+    )
+    host_network: Flag = Field(
+        default=False, description="Let pods on their node's network have one; the whole node can reach its endpoints."
+    )
+    minimum_remaining: Duration | None = Field(
+        default=None, description="How long tokens must be good for when containers start, where a pod does not say."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What they log.")
+
+
 class Installation(Model):
     """The settings file."""
 
     providers: ProviderSettings = Field(default=ProviderSettings(), description="Where credentials may be sent.")
     proxy: ProxySettings = Field(default=ProxySettings(), description="What goes past the proxy.")
     targets: TargetSettings = Field(default=TargetSettings(), description="What published Secrets may carry.")
+    sidecar: SidecarSettings | None = Field(
+        default=None, description="What the webhook puts into pods. Unset: there is no webhook."
+    )
 
 
 def read_installation(path: Path) -> Installation:

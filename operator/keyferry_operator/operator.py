@@ -36,6 +36,7 @@ from keyferry_operator.sharing import GAIN_PAUSE, Sharing
 from keyferry_operator.state import SecretStore
 from keyferry_operator.touch import PodToucher
 from keyferry_operator.watch import DEFAULT_TIMES, WatchTimes
+from keyferry_operator.webhook import Webhook
 from keyferry_operator.work import LAST_WORDS, ShardWork
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class OperatorSettings:
     """Root of the ``FileEscrow``."""
     broker: BrokerSettings | None = None
     """How the broker API is served; None: not at all."""
+    webhook: str = ""
+    """Name of the MutatingWebhookConfiguration that is answered for; empty: of none. It needs ``broker``, and the
+    installation's ``sidecar``."""
 
 
 class Operator:
@@ -118,6 +122,7 @@ class Operator:
         self.catalog = Catalog()
         self.broker: Broker | None = None
         """The broker API, where it is served; its ``server.routes`` takes more until ``run``."""
+        self.webhook: Webhook | None = None
         self._stop_asked = asyncio.Event()
         self._listed = False
 
@@ -198,6 +203,16 @@ class Operator:
         self._work = ShardWork(self.engine, self._follower, self.reporter)
         if settings.broker is not None:
             self.broker = Broker(settings.broker, self.client, self.catalog, namespace=settings.namespace)
+            if settings.webhook:
+                self.webhook = Webhook(
+                    settings.webhook,
+                    self.client,
+                    self.catalog,
+                    settings.installation,
+                    namespace=settings.namespace,
+                    broker_url=settings.broker.url(settings.namespace),
+                )
+                self.webhook.attach(self.broker)
 
     async def _origin(self) -> str:
         """Return the cluster's name: the uid of kube-system, which no restore brings elsewhere."""
@@ -251,6 +266,8 @@ class Operator:
         async with AsyncExitStack() as stack:
             if self.broker is not None:
                 await stack.enter_async_context(self.broker)
+            if self.webhook is not None:
+                await stack.enter_async_context(self.webhook)
             self._listed = True
             await self._work_on()
 

@@ -98,18 +98,19 @@ class _Probes(MetricsServer):
         if request.path != "/readyz" or request.method not in {"GET", "HEAD"}:
             answer = await super()._handle(request)
             if request.path == "/metrics" and isinstance(answer.body, bytes) and answer.status == HTTPStatus.OK:
-                answer.body += self._shards()
+                answer.body += self._more()
             return answer
         ready = self._process.ready
         return web.Response(status=200 if ready else 503, text="ok\n" if ready else "not ready\n")
 
-    def _shards(self) -> bytes:
-        """Return the series of the shards in the Prometheus text format."""
+    def _more(self) -> bytes:
+        """Return the series that the engine does not know of, in the Prometheus text format."""
         held = self._process.engine.held_shards
         lines = [
             "# HELP keyferry_shard_held 1 where this replica works on the shard, else 0.",
             "# TYPE keyferry_shard_held gauge",
             *(f'keyferry_shard_held{{shard="{each}"}} {int(each in held)}' for each in range(self._count)),
+            *(self._process.webhook.series() if self._process.webhook is not None else ()),
         ]
         return ("\n".join(lines) + "\n").encode()
 

@@ -35,7 +35,8 @@ class Rendered(list[Document]):
 
     @property
     def container(self) -> Document:
-        return dict(self.one("Deployment")["spec"]["template"]["spec"]["containers"][0])
+        """The operator's."""
+        return dict(self.of("Deployment")[0]["spec"]["template"]["spec"]["containers"][0])
 
 
 @dataclass(frozen=True)

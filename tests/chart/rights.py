@@ -34,6 +34,8 @@ class Place(Enum):
     """There as well, if there are several ``shards``."""
     TOKENS = auto()
     """Wherever identities are looked after, if ``serviceAccountTokens.enabled``."""
+    WEBHOOK = auto()
+    """On the release's own webhook configuration, where the whole cluster is watched."""
     PODS = auto()
     """Wherever identities are looked after, if ``touchPods.enabled``."""
 
@@ -46,6 +48,9 @@ class Call(NamedTuple):
 
 # Every call in the operator's sources that names a kind of object, and the verbs that the API server asks for.
 CALLS: dict[Call, tuple[Place, str]] = {
+    Call("certificates", "create", "SECRETS"): (Place.PRIVATE, "create"),
+    Call("certificates", "get", "SECRETS"): (Place.PRIVATE, "get"),
+    Call("certificates", "replace", "SECRETS"): (Place.PRIVATE, "update"),
     Call("credentials", "_get", "CONFIG_MAPS"): (Place.WATCHED, "get"),
     Call("credentials", "_get", "SECRETS"): (Place.WATCHED, "get"),
     Call("credentials", "_get", "SERVICE_ACCOUNTS"): (Place.TOKENS, "get"),
@@ -82,6 +87,9 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("state", "replace", "SECRETS"): (Place.PRIVATE, "update"),
     Call("touch", "merge", "PODS"): (Place.PODS, "patch"),
     Call("touch", "pages", "PODS"): (Place.PODS, "list"),
+    Call("trust", "apply", "CONFIG_MAPS"): (Place.WATCHED, "create patch"),
+    Call("webhook", "apply", "MUTATING_WEBHOOKS"): (Place.WEBHOOK, "patch"),
+    Call("webhook", "get", "MUTATING_WEBHOOKS"): (Place.WEBHOOK, "get"),
 }
 # What kopf lists and watches.
 KOPF = {"IDENTITIES": Place.WATCHED, "PROVIDERS": Place.WATCHED, "CLUSTER_PROVIDERS": Place.CLUSTER}

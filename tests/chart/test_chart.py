@@ -15,7 +15,14 @@ from typer.testing import CliRunner
 from keyferry.cli.exits import CommandError
 from keyferry.run.metrics import parse_address
 from keyferry_operator.command import app
-from keyferry_operator.installation import AllowedHost, Installation, TargetSettings, read_installation
+from keyferry_operator.installation import (
+    AllowedHost,
+    Installation,
+    SidecarSettings,
+    TargetSettings,
+    read_installation,
+)
+from keyferry_operator.webhook import PATH, WEBHOOK
 from tests.chart.conftest import CHART, HOME
 
 if TYPE_CHECKING:
@@ -45,6 +52,8 @@ ALL_ON: dict[str, Any] = {
     "prometheusRule": {"enabled": True},
     "dashboard": {"enabled": True},
     "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]},
+    "certificates": {"source": "CertManager", "issuerRef": {"name": "internal"}},
+    "page": {"enabled": True, "url": "https://keyferry.example.org"},
     "image": {"pullSecrets": [{"name": "registry"}]},
     "podLabels": {"team": "platform"},
     "tolerations": [{"operator": "Exists"}],
@@ -70,7 +79,7 @@ def test_lint(helm: Helm, values: Document) -> None:
 def test_pods_are_restricted(helm: Helm, values: Document) -> None:
     """The Pod Security Standard "restricted", and a root that cannot be written."""
     found = pods(helm.template(values))
-    assert len(found) == 2
+    assert len(found) == (3 if "page" in values else 2)
     for pod in found:
         context = pod["securityContext"]
         assert context["runAsNonRoot"] is True
@@ -78,10 +87,8 @@ def test_pods_are_restricted(helm: Helm, values: Document) -> None:
         wanted = {} if "runAsUser" in values else dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), 65532)
         assert {name: context[name] for name in ("runAsUser", "runAsGroup", "fsGroup") if name in context} == wanted
         assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC", "initContainers"}
-        assert {next(name for name in volume if name != "name") for volume in pod["volumes"]} <= {
-            "emptyDir",
-            "configMap",
-        }
+        kinds = {next(name for name in volume if name != "name") for volume in pod["volumes"]}
+        assert kinds <= {"emptyDir", "configMap", "secret", "projected"}
         for container in pod["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -104,6 +111,19 @@ def test_only_the_operator_has_a_token(helm: Helm) -> None:
     rendered = helm.template()
     assert rendered.one("ServiceAccount")["automountServiceAccountToken"] is False
     assert [pod["automountServiceAccountToken"] for pod in pods(rendered)] == [True, False]
+
+    with_page = helm.template({"page": {"enabled": True, "url": "https://keyferry.example.org"}})
+    page = with_page.one("Deployment", "kf-keyferry-page")["spec"]["template"]["spec"]
+    assert page["automountServiceAccountToken"] is False
+    account = with_page.one("ServiceAccount", "kf-keyferry-page")
+    assert page["serviceAccountName"] == account["metadata"]["name"]
+    assert account["automountServiceAccountToken"] is False
+    bound = [subject["name"] for each in with_page if "Binding" in each["kind"] for subject in each["subjects"]]
+    assert set(bound) == {"kf-keyferry"}
+    (volume,) = (each for each in page["volumes"] if "projected" in each)
+    token, authorities = volume["projected"]["sources"]
+    assert token["serviceAccountToken"]["audience"] == "keyferry"
+    assert authorities["configMap"]["name"] == "keyferry-ca"
 
 
 @pytest.mark.parametrize("values", [{}, ALL_ON], ids=["default", "all on"])
@@ -130,12 +150,18 @@ def test_arguments(helm: Helm) -> None:
         "--shards=8",
         "--watch-namespace=team-a",
         "--settings=/etc/keyferry/settings.yaml",
+        "--broker=0.0.0.0:8443",
+        "--broker-service=kf-keyferry-broker",
+        f"--broker-host=kf-keyferry-broker-replicas.{HOME}.svc",
+        "--broker-certificate=/etc/keyferry-broker",
         "--api-audience=https://api.example.org",
         "--service-account-tokens",
         "--touch-pods",
         "--suspend-all",
     ]
-    alone = helm.template({"leaderElection": {"enabled": False}, "metrics": {"enabled": False}})
+    assert "--webhook=kf-keyferry" in helm.template().container["args"]
+    quiet = {"leaderElection": {"enabled": False}, "metrics": {"enabled": False}, "broker": {"enabled": False}}
+    alone = helm.template(quiet)
     assert alone.container["args"] == [
         "operator",
         "--escrow=/var/lib/keyferry",
@@ -156,7 +182,10 @@ def settings_of(rendered: Rendered, scratch: Path) -> Installation:
 
 
 def test_settings_reach_the_operator_as_they_were_written(helm: Helm) -> None:
-    assert settings_of(helm.template(), helm.scratch) == Installation()
+    resources = {"requests": {"cpu": "5m", "memory": "40Mi"}, "limits": {"memory": "128Mi"}}
+    injected = SidecarSettings(image="keyferry/keyferry:0.1.0", resources=resources)
+    assert settings_of(helm.template(), helm.scratch) == Installation(sidecar=injected)
+    assert settings_of(helm.template({"webhook": {"enabled": False}}), helm.scratch) == Installation()
     rendered = helm.template(ALL_ON)
     found = settings_of(rendered, helm.scratch)
     assert found.providers.allowed_hosts == (
@@ -168,7 +197,7 @@ def test_settings_reach_the_operator_as_they_were_written(helm: Helm) -> None:
     assert found.targets == TargetSettings(labels=("team", "example.org/*"), annotations=("*",))
     (volume,) = (each for each in pods(rendered)[0]["volumes"] if each["name"] == "settings")
     assert volume["configMap"] == {"name": "kf-keyferry-settings"}
-    template = rendered.one("Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/settings"]
+    template = rendered.of("Deployment")[0]["spec"]["template"]["metadata"]["annotations"]["checksum/settings"]
     assert helm.template().one("Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/settings"] != (
         template
     )
@@ -212,15 +241,25 @@ def test_the_image(helm: Helm) -> None:
 
 def test_selectors_find_the_operator_and_not_the_test(helm: Helm) -> None:
     rendered = helm.template(ALL_ON)
-    deployment = rendered.one("Deployment")["spec"]
+    deployment = rendered.one("Deployment", "kf-keyferry")["spec"]
     chosen = deployment["selector"]["matchLabels"]
     assert chosen.items() <= deployment["template"]["metadata"]["labels"].items()
     assert not chosen.items() <= rendered.one("Pod")["metadata"]["labels"].items()
     assert rendered.one("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == chosen
-    assert rendered.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == chosen
-    assert rendered.one("Service")["spec"]["selector"] == chosen
+    assert rendered.one("NetworkPolicy", "kf-keyferry")["spec"]["podSelector"]["matchLabels"] == chosen
+    services = {each["metadata"]["name"]: each for each in rendered.of("Service")}
+    page = services.pop("kf-keyferry-page")
+    assert services.keys() == {"kf-keyferry-metrics", "kf-keyferry-broker", "kf-keyferry-broker-replicas"}
+    assert all(each["spec"]["selector"] == chosen for each in services.values())
+    own = rendered.one("Deployment", "kf-keyferry-page")["spec"]
+    assert page["spec"]["selector"] == own["selector"]["matchLabels"]
+    assert own["selector"]["matchLabels"].items() <= own["template"]["metadata"]["labels"].items()
+    assert rendered.one("NetworkPolicy", "kf-keyferry-page")["spec"]["podSelector"] == own["selector"]
+    assert not chosen.items() <= own["template"]["metadata"]["labels"].items()
     monitor = rendered.one("ServiceMonitor")
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= rendered.one("Service")["metadata"]["labels"].items()
+    monitored = monitor["spec"]["selector"]["matchLabels"].items()
+    found = [name for name, each in services.items() if monitored <= each["metadata"]["labels"].items()]
+    assert found == ["kf-keyferry-metrics"]
     assert monitor["spec"]["endpoints"][0]["honorLabels"] is True
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     for spread in deployment["template"]["spec"]["topologySpreadConstraints"]:
@@ -228,7 +267,7 @@ def test_selectors_find_the_operator_and_not_the_test(helm: Helm) -> None:
 
 
 def test_the_network_policy_opens_the_ports_of_allowed_hosts(helm: Helm) -> None:
-    policy = helm.template(ALL_ON).one("NetworkPolicy")["spec"]
+    policy = helm.template(ALL_ON).one("NetworkPolicy", "kf-keyferry")["spec"]
     assert {(port["protocol"], port["port"]) for port in policy["egress"][0]["ports"]} == {
         ("UDP", 53),
         ("TCP", 53),
@@ -237,7 +276,18 @@ def test_the_network_policy_opens_the_ports_of_allowed_hosts(helm: Helm) -> None
         ("TCP", 8080),
         ("TCP", 3128),
     }
-    assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": 9464}]
+    assert [each["ports"] for each in policy["ingress"]] == [
+        [{"protocol": "TCP", "port": 9464}],
+        [{"protocol": "TCP", "port": 8443}],
+    ]
+    assert "from" not in policy["ingress"][1]
+    narrow = {**ALL_ON, "networkPolicy": {"enabled": True, "brokerFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}}
+    found = helm.template(narrow)
+    block, page = found.one("NetworkPolicy", "kf-keyferry")["spec"]["ingress"][1]["from"]
+    assert block == {"ipBlock": {"cidr": "10.0.0.0/8"}}
+    assert page["podSelector"] == found.one("Deployment", "kf-keyferry-page")["spec"]["selector"]
+    ways = found.one("NetworkPolicy", "kf-keyferry-page")["spec"]["egress"]
+    assert [port["port"] for way in ways for port in way["ports"]] == [53, 53, 8443]
 
 
 @pytest.mark.parametrize(
@@ -291,6 +341,79 @@ def test_alerts_and_dashboard_use_metrics_that_exist(helm: Helm) -> None:
     assert len(board["panels"]) == len({panel["id"] for panel in board["panels"]}) > 10
 
 
+# Sidecars
+
+
+def test_the_webhook_is_asked_about_pods_that_name_keyferry(helm: Helm) -> None:
+    (webhook,) = helm.template().one("MutatingWebhookConfiguration")["webhooks"]
+    assert webhook["name"] == WEBHOOK
+    assert webhook["clientConfig"]["service"] == {
+        "name": "kf-keyferry-broker",
+        "namespace": HOME,
+        "path": PATH,
+        "port": 8443,
+    }
+    assert (webhook["failurePolicy"], webhook["sideEffects"], webhook["reinvocationPolicy"]) == (
+        "Fail",
+        "None",
+        "IfNeeded",
+    )
+    (condition,) = webhook["matchConditions"]
+    assert "name.startsWith('keyferry.dev/')" in condition["expression"]
+    (excluded,) = webhook["namespaceSelector"]["matchExpressions"]
+    assert excluded["values"] == ["kube-system", HOME]
+    labelled: dict[str, Any] = {"matchLabels": {"team": "a"}, "matchExpressions": [{"key": "x", "operator": "Exists"}]}
+    chosen = helm.template({"webhook": {"namespaceSelector": labelled}}).one("MutatingWebhookConfiguration")
+    selector = chosen["webhooks"][0]["namespaceSelector"]
+    assert selector == {"matchLabels": {"team": "a"}, "matchExpressions": [excluded, labelled["matchExpressions"][0]]}
+
+
+@pytest.mark.parametrize(
+    "values", [{"watch": {"namespaces": ["team-a"]}}, {"webhook": {"enabled": False}}, {"broker": {"enabled": False}}]
+)
+def test_no_webhook_without_the_cluster_or_the_broker(helm: Helm, values: Document) -> None:
+    rendered = helm.template(values)
+    assert not rendered.of("MutatingWebhookConfiguration")
+    assert not [flag for flag in rendered.container["args"] if "webhook" in flag]
+    assert "sidecar" not in rendered.one("ConfigMap", "kf-keyferry-settings")["data"]["settings.yaml"]
+
+
+def test_the_brokers_certificate(helm: Helm) -> None:
+    def found(**certificates: Any) -> tuple[Rendered, Document | None]:
+        rendered = helm.template({"certificates": certificates})
+        volumes = {volume["name"]: volume for volume in pods(rendered)[0]["volumes"]}
+        mounted = {mount["name"]: mount["mountPath"] for mount in rendered.container["volumeMounts"]}
+        assert (mounted.get("broker-certificate") == "/etc/keyferry-broker") == ("broker-certificate" in volumes)
+        flag = "--broker-certificate=/etc/keyferry-broker" in rendered.container["args"]
+        assert flag == ("broker-certificate" in volumes)
+        return rendered, volumes.get("broker-certificate", {}).get("secret")
+
+    assert found()[1] is None
+    assert found(source="Secret", secretName="mine")[1] == {"secretName": "mine"}
+    rendered, secret = found(source="CertManager", issuerRef={"kind": "ClusterIssuer", "name": "internal"})
+    certificate = rendered.one("Certificate")["spec"]
+    assert secret == {"secretName": certificate["secretName"]} == {"secretName": "kf-keyferry-broker-tls"}
+    assert certificate["issuerRef"] == {"group": "cert-manager.io", "kind": "ClusterIssuer", "name": "internal"}
+    for service in ("kf-keyferry-broker", "kf-keyferry-broker-replicas"):
+        assert rendered.one("Service", service)
+        assert f"{service}.{HOME}.svc" in certificate["dnsNames"]
+
+
+def test_the_image_of_sidecars(helm: Helm) -> None:
+    def image(**values: Any) -> Any:
+        found = settings_of(helm.template(values), helm.scratch).sidecar
+        assert found is not None
+        return found.image
+
+    digest = f"sha256:{'a' * 64}"
+    assert image() == "keyferry/keyferry:0.1.0"
+    assert image(image={"repository": "a/kf", "tag": "9"}) == "a/kf:9"
+    assert image(image={"repository": "a/kf", "digest": digest}) == f"a/kf@{digest}"
+    assert image(image={"digest": digest}, sidecar={"image": {"tag": "8"}}) == "keyferry/keyferry:8"
+    assert image(image={"digest": digest}, sidecar={"image": {"repository": "b/kf"}}) == "b/kf:0.1.0"
+    assert image(sidecar={"image": {"digest": digest}}) == f"keyferry/keyferry@{digest}"
+
+
 # Values
 
 
@@ -326,6 +449,18 @@ def test_alerts_and_dashboard_use_metrics_that_exist(helm: Helm) -> None:
         ({"podDisruptionBudget": {"maxUnavailable": 0}}, "/podDisruptionBudget/maxUnavailable"),
         ({"podDisruptionBudget": {"maxUnavailable": "some"}}, "/podDisruptionBudget/maxUnavailable"),
         ({"logLevel": "trace"}, "/logLevel"),
+        ({"broker": {"host": "0.0.0.0:1"}}, "/broker/host"),
+        ({"certificates": {"source": "Somebody"}}, "/certificates/source"),
+        ({"certificates": {"source": "Secret"}}, "certificates.secretName"),
+        ({"certificates": {"source": "CertManager"}}, "certificates.issuerRef.name"),
+        ({"webhook": {"failurePolicy": "Maybe"}}, "/webhook/failurePolicy"),
+        ({"webhook": {"timeoutSeconds": 60}}, "/webhook/timeoutSeconds"),
+        ({"webhook": {"namespaceSelector": {"labels": {}}}}, "/webhook/namespaceSelector"),
+        ({"sidecar": {"minimumRemaining": "5 minutes"}}, "/sidecar/minimumRemaining"),
+        ({"sidecar": {"image": {"digest": "sha256:short"}}}, "/sidecar/image/digest"),
+        ({"page": {"enabled": True}}, "page.url"),
+        ({"page": {"url": "http://keyferry.example.org"}}, "/page/url"),
+        ({"page": {"enabled": True, "url": "https://a"}, "broker": {"enabled": False}}, "page.enabled"),
         ({"escrow": {"sizeLimit": "much"}}, "/escrow/sizeLimit"),
         ({"metrics": {"host": "metrics"}}, "/metrics/host"),
         ({"fullnameOverride": "Upper"}, "/fullnameOverride"),
@@ -346,7 +481,7 @@ def test_every_value_is_in_the_schema_with_a_description() -> None:
         assert described["additionalProperties"] is False, path
         for name, each in described["properties"].items():
             assert each.get("description"), f"{path}/{name}"
-            if isinstance(given.get(name), dict) and path + name != "resources":
+            if isinstance(given.get(name), dict) and name not in ("resources", "namespaceSelector"):
                 compare(given[name], each, f"{path}{name}/")
 
     compare(values, schema, "")

@@ -29,6 +29,11 @@ def rules_of(document: dict[str, Any]) -> set[Right]:
     return granted(document["rules"])
 
 
+def named(right: Right) -> str:
+    """The one object of a kind that a right is for, where there is one."""
+    return "keyferry-ca" if right == Right("", "configmaps", "patch") else ""
+
+
 def people(rendered: Rendered) -> set[str]:
     """The names of the ClusterRoles that are added to others' roles, and bound to nobody by the chart."""
     return {
@@ -40,7 +45,7 @@ def people(rendered: Rendered) -> set[str]:
 
 def test_the_table_names_every_call_of_the_operator() -> None:
     found: set[Call] = set()
-    for module in SOURCES.glob("*.py"):
+    for module in (*SOURCES.glob("*.py"), *SOURCES.glob("api/*.py")):
         found |= calls_in(module)
     assert found == set(CALLS), "the operator asks the API server for something else: change the table and the chart"
     assert {"IDENTITIES", "PROVIDERS", "CLUSTER_PROVIDERS"} == set(KOPF)
@@ -51,7 +56,14 @@ class TestRendered:
     def test_cluster(self, helm: Helm) -> None:
         rendered = helm.template()
         role = rendered.one("ClusterRole", "kf-keyferry")
-        assert rules_of(role) == needed(Place.WATCHED) | needed(Place.CLUSTER) | needed(Place.ORIGIN)
+        named = needed(Place.ORIGIN) | needed(Place.WEBHOOK)
+        assert rules_of(role) == needed(Place.WATCHED) | needed(Place.CLUSTER) | named
+        names = {tuple(rule["resources"]): rule["resourceNames"] for rule in role["rules"] if "resourceNames" in rule}
+        assert names == {
+            ("configmaps",): ["keyferry-ca"],
+            ("mutatingwebhookconfigurations",): ["kf-keyferry"],
+            ("namespaces",): ["kube-system"],
+        }
         namespaces = {tuple(rule["verbs"]): rule for rule in role["rules"] if "namespaces" in rule["resources"]}
         assert {verbs: rule.get("resourceNames") for verbs, rule in namespaces.items()} == {
             ("list", "watch"): None,
@@ -104,6 +116,15 @@ class TestRendered:
         for flag in ("--service-account-tokens", "--touch-pods"):
             assert flag in rendered.container["args"]
             assert flag not in helm.template().container["args"]
+
+    def test_without_a_webhook_or_the_broker_there_are_no_rights_for_it(self, helm: Helm) -> None:
+        def rights(values: dict[str, Any]) -> set[Right]:
+            return rules_of(helm.template(values).one("ClusterRole", "kf-keyferry"))
+
+        everything = rights({})
+        assert everything - rights({"webhook": {"enabled": False}}) == needed(Place.WEBHOOK)
+        written = {Right("", "configmaps", "create"), Right("", "configmaps", "patch")}
+        assert everything - rights({"broker": {"enabled": False}}) == needed(Place.WEBHOOK) | written
 
     def test_replicas_that_share_may_delete_the_leases_of_those_that_are_gone(self, helm: Helm) -> None:
         (private,) = (role for role in helm.template({"shards": 4}).of("Role") if role["metadata"]["namespace"] == HOME)
@@ -181,7 +202,7 @@ class TestTried:
             values = {"watch": {"namespaces": [team]}, "fullnameOverride": "kf-keyferry"}
             with self.installed(cluster, helm.template(values, home=home)):
                 watched, private = needed(Place.WATCHED), needed(Place.PRIVATE)
-                assert {right for right in watched if self.may(cluster, home, right, team)} == watched
+                assert {right for right in watched if self.may(cluster, home, right, team, named(right))} == watched
                 assert {right for right in private if self.may(cluster, home, right, home)} == private
                 assert not [right for right in watched | private if self.may(cluster, home, right, other)]
                 assert not [right for right in watched - private if self.may(cluster, home, right, home)]
@@ -197,7 +218,11 @@ class TestTried:
             rendered = helm.template({"fullnameOverride": "kf-keyferry"}, home=home)
             with self.installed(cluster, rendered):
                 wanted = needed(Place.WATCHED) | needed(Place.CLUSTER)
-                assert {right for right in wanted if self.may(cluster, home, right)} == wanted
+                assert {right for right in wanted if self.may(cluster, home, right, name=named(right))} == wanted
+                assert not self.may(cluster, home, Right("", "configmaps", "patch"), team, "kube-root-ca.crt")
+                webhook = needed(Place.WEBHOOK)
+                assert {right for right in webhook if self.may(cluster, home, right, name="kf-keyferry")} == webhook
+                assert not [right for right in webhook if self.may(cluster, home, right, name="other")]
                 assert not self.may(cluster, home, Right("", "namespaces", "get"), team, team)
                 assert not self.may(cluster, home, Right("", "namespaces", "patch"), team, team)
                 dangerous = needed(Place.TOKENS) | needed(Place.PODS)

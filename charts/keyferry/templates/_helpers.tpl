@@ -66,10 +66,51 @@ capabilities:
 {{- if and .Values.proxy.url .Values.proxy.urlFrom.name -}}
 {{- fail "proxy.urlFrom: names a Secret, and proxy.url is set as well; use one of them" -}}
 {{- end -}}
+{{- if and .Values.page.enabled (not .Values.broker.enabled) -}}
+{{- fail "page.enabled: needs broker.enabled=true, of which the page gets what it shows" -}}
+{{- end -}}
+{{- if and .Values.page.enabled (not .Values.page.url) -}}
+{{- fail "page.url: say where people reach the approval page, such as https://keyferry.example.org" -}}
+{{- end -}}
+{{- if and (eq .Values.certificates.source "Secret") (not .Values.certificates.secretName) -}}
+{{- fail "certificates.secretName: name the Secret that holds tls.crt, tls.key and ca.crt, since certificates.source is Secret" -}}
+{{- end -}}
+{{- if and (eq .Values.certificates.source "CertManager") (not .Values.certificates.issuerRef.name) -}}
+{{- fail "certificates.issuerRef.name: name the issuer, since certificates.source is CertManager" -}}
+{{- end -}}
 {{- range list "serviceMonitor" "prometheusRule" -}}
 {{- if and (get $.Values .).enabled (not $.Values.metrics.enabled) -}}
 {{- fail (printf "%s.enabled: needs metrics.enabled=true" .) -}}
 {{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Whether pods are injected: what is watched must be the whole cluster, for the webhook is. "true", or empty. */ -}}
+{{- define "keyferry.injects" -}}
+{{- if and .Values.webhook.enabled .Values.broker.enabled (not .Values.watch.namespaces) }}true{{ end -}}
+{{- end }}
+
+{{- define "keyferry.pageSelector" -}}
+app.kubernetes.io/name: keyferry
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: page
+{{- end }}
+
+{{- define "keyferry.broker" -}}
+{{- include "keyferry.fullname" . }}-broker
+{{- end }}
+
+{{- define "keyferry.brokerSecret" -}}
+{{- .Values.certificates.secretName | default (printf "%s-broker-tls" (include "keyferry.fullname" .)) -}}
+{{- end }}
+
+{{- define "keyferry.sidecarImage" -}}
+{{- $image := .Values.sidecar.image -}}
+{{- $repository := $image.repository | default .Values.image.repository -}}
+{{- if or $image.digest (and .Values.image.digest (not $image.tag) (not $image.repository)) -}}
+{{- printf "%s@%s" $repository ($image.digest | default .Values.image.digest) -}}
+{{- else -}}
+{{- printf "%s:%s" $repository ($image.tag | default .Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
 {{- end }}
 
@@ -81,6 +122,18 @@ proxy:
   noProxy: {{ toJson .Values.proxy.noProxy }}
 targets:
   {{- toYaml .Values.targets | nindent 2 }}
+{{- if include "keyferry.injects" . }}
+sidecar:
+  image: {{ include "keyferry.sidecarImage" . | quote }}
+  pullPolicy: {{ .Values.sidecar.image.pullPolicy | default .Values.image.pullPolicy }}
+  resources: {{ toJson .Values.sidecar.resources }}
+  runAsUser: {{ toJson .Values.runAsUser }}
+  hostNetwork: {{ .Values.sidecar.hostNetwork }}
+  {{- with .Values.sidecar.minimumRemaining }}
+  minimumRemaining: {{ . }}
+  {{- end }}
+  logLevel: {{ .Values.logLevel }}
+{{- end }}
 {{- end }}
 
 {{- /* The subject of every binding. */ -}}
@@ -164,10 +217,17 @@ roleRef:
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get]
+  verbs: [get{{ if .Values.broker.enabled }}, create{{ end }}]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+{{- if .Values.broker.enabled }}
+# By which sidecars know the broker API: this one alone, though the right to create cannot be limited to a name.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [keyferry-ca]
+  verbs: [patch]
+{{- end }}
 {{- end }}
 
 {{- /* What it does besides where the whole cluster is watched. */ -}}
@@ -182,6 +242,13 @@ roleRef:
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [list, watch]
+{{- if include "keyferry.injects" . }}
+# Its caBundle: by what the API server knows the webhook.
+- apiGroups: [admissionregistration.k8s.io]
+  resources: [mutatingwebhookconfigurations]
+  resourceNames: [{{ include "keyferry.fullname" . }}]
+  verbs: [get, patch]
+{{- end }}
 {{ include "keyferry.rules.origin" . }}
 {{- end }}
 

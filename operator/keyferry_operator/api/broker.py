@@ -35,6 +35,10 @@ class BrokerSettings:
     hosts: tuple[str, ...] = ()
     """Further names and addresses for that certificate."""
 
+    def url(self, namespace: str) -> str:
+        """Return the URL by which pods reach it."""
+        return f"https://{self.service}.{namespace}.svc:{self.port}"
+
     def names(self, namespace: str) -> tuple[str, ...]:
         """Return the names that clients may know the server by."""
         base = f"{self.service}.{namespace}"

@@ -92,7 +92,7 @@ class _Injected:
         self._check()
         given = needs(self._wishes, self._named, self._settings.kubernetes)
         if self._with_sidecar:
-            given.volumes += sidecar.volumes()
+            given.volumes += sidecar.volumes(self._settings)
         place = self._place()
         receivers = self._receivers(place)
         self._check_mounts(receivers, given)
@@ -224,7 +224,7 @@ class _Injected:
             return self._changed("initContainers", self._pod.init_containers, receivers, given)
         before = list(self._pod.init_containers)
         present = next((each for each in before if self._is_sidecar(each)), None)
-        wanted = sidecar.container(self._pod, self._namespace, self._wishes, self._settings)
+        wanted = sidecar.container(self._pod, self._namespace, self._wishes, given.clients, self._settings)
         others = [each for each in before if each is not present]
         kept = present if present is not None and covers(present, wanted) else wanted
         moved = [*others[:place], kept, *others[place:]]

@@ -50,6 +50,8 @@ class Needs:
     volumes: list[Json] = field(default_factory=list)
     mounts: list[Json] = field(default_factory=list)
     variables: list[Variable] = field(default_factory=list)
+    clients: list[Client] = field(default_factory=list)
+    """Those that something is set up for."""
     warnings: list[str] = field(default_factory=list)
 
     def say(self, name: str, value: str) -> None:
@@ -76,6 +78,7 @@ class _Clients(ABC):
         self.made.say("KEYFERRY_DIR", ROOT)
         first = self._chosen(Client.BEARER)
         if first is not None:
+            self.made.clients.append(Client.BEARER)
             self.made.say("BEARER_TOKEN_FILE", f"{ROOT}/{first.name}/{first.token_file}")
         if self.wishes.home is not None:
             self.made.say("HOME", self.wishes.home)
@@ -86,6 +89,7 @@ class _Clients(ABC):
         ):
             found = self._chosen(client)
             if found is not None:
+                self.made.clients.append(client)
                 set_up(found)
         return self.made
 

@@ -35,14 +35,14 @@ class Answer:
     """``injected``, ``unchanged`` or ``refused``."""
 
 
-def answer(body: bytes, decide: Callable[[Pod, str], Injection]) -> Answer:
-    """Answer a review; ``decide`` is given the pod and its namespace, and may raise Refused.
+def answer(review: object, decide: Callable[[Pod, str], Injection]) -> Answer:
+    """Answer a review, which is parsed JSON; ``decide`` is given the pod and its namespace, and may raise Refused.
 
     Raises:
         BadReview: it is none, or asks about something else than the creation of a pod.
 
     """
-    request = _request(body)
+    request = _request(review)
     uid = request.get("uid")
     if not isinstance(uid, str) or not 0 < len(uid) <= LONGEST_UID:
         raise BadReview("request.uid must be a string")
@@ -64,11 +64,7 @@ def answer(body: bytes, decide: Callable[[Pod, str], Injection]) -> Answer:
     return _answer(uid, "injected" if injection.operations else "unchanged", _allowed(injection))
 
 
-def _request(body: bytes) -> dict[str, Any]:
-    try:
-        review = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadReview("the body is no JSON") from None
+def _request(review: object) -> dict[str, Any]:
     if not isinstance(review, dict) or (review.get("apiVersion"), review.get("kind")) != (VERSION, KIND):
         raise BadReview(f"the body must be an {KIND} of {VERSION}")
     request = review.get("request")

@@ -27,6 +27,8 @@ class InjectionSettings:
     """Base URL of the broker API, without a slash at its end."""
     kubernetes: Version
     """The API server's minor release."""
+    authorities: bool = True
+    """Whether the broker's certificate is of authorities that have to be shown to sidecars."""
     pull_policy: str = "IfNotPresent"
     resources: Mapping[str, Any] = field(default_factory=dict)
     user: int | None = ANY_USER
@@ -36,6 +38,8 @@ class InjectionSettings:
     minimum_remaining: str | None = None
     """What is asked where a pod does not say."""
     log_level: str = "info"
+    allowed_hosts: tuple[str, ...] = ()
+    """HOST[:PORT] that are open though not public: for the endpoint that calls LabArchives."""
 
 
 def shown_version(version: Version) -> str:

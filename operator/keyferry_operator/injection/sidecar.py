@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry_operator.injection.needs import FILES_VOLUME, ROOT
 from keyferry_operator.injection.pods import SIDECAR
-from keyferry_operator.injection.wishes import DEFAULT_PORT
+from keyferry_operator.injection.wishes import DEFAULT_PORT, Client
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from keyferry_operator.injection.pods import Json, Pod
     from keyferry_operator.injection.settings import InjectionSettings
     from keyferry_operator.injection.wishes import Wishes
@@ -34,24 +36,26 @@ PATIENCE: Final = 2**31 - 1
 """Probes until the kubelet would restart a sidecar that waits: one that waits for a person does well to wait."""
 
 
-def volumes() -> list[Json]:
+def volumes(settings: InjectionSettings) -> list[Json]:
     """Return the memory volume of the files, and what the sidecar shows to the broker and judges it by."""
     token = {"audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
     authorities = {"name": CA_CONFIG_MAP, "items": [{"key": CA_FILE, "path": CA_FILE}]}
-    sources = [{"serviceAccountToken": token}, {"configMap": authorities}]
+    sources: list[Json] = [{"serviceAccountToken": token}]
+    if settings.authorities:
+        sources.append({"configMap": authorities})
     return [
         {"name": FILES_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": FILES_LIMIT}},
         {"name": BROKER_VOLUME, "projected": {"defaultMode": READABLE, "sources": sources}},
     ]
 
 
-def container(pod: Pod, namespace: str, wishes: Wishes, settings: InjectionSettings) -> Json:
-    """Return the sidecar of a pod."""
+def container(pod: Pod, namespace: str, wishes: Wishes, clients: Sequence[Client], settings: InjectionSettings) -> Json:
+    """Return the sidecar of a pod; ``clients`` are those that it serves."""
     made: Json = {
         "name": SIDECAR,
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
-        "args": _arguments(namespace, wishes, settings),
+        "args": _arguments(namespace, wishes, clients, settings),
         "env": [{"name": "KEYFERRY_LOG_LEVEL", "value": settings.log_level}],
         "restartPolicy": "Always",
         # What starts after it starts when this was well once: the gate.
@@ -72,19 +76,20 @@ def container(pod: Pod, namespace: str, wishes: Wishes, settings: InjectionSetti
     return made
 
 
-def _arguments(namespace: str, wishes: Wishes, settings: InjectionSettings) -> list[str]:
+def _arguments(namespace: str, wishes: Wishes, clients: Sequence[Client], settings: InjectionSettings) -> list[str]:
     minimum = wishes.minimum_remaining or settings.minimum_remaining
-    clients = ",".join(client.value for client in wishes.clients or ())
+    hosts = settings.allowed_hosts if Client.LABARCHIVES in clients else ()
     return [
         "sidecar",
         f"--broker={settings.broker_url}",
-        f"--ca={BROKER_DIRECTORY}/{CA_FILE}",
+        *([f"--ca={BROKER_DIRECTORY}/{CA_FILE}"] if settings.authorities else []),
         f"--token={BROKER_DIRECTORY}/token",
         f"--namespace={namespace}",
         f"--dir={ROOT}",
         f"--port={wishes.port or DEFAULT_PORT}",
-        *([f"--clients={clients}"] if clients else []),
+        *([f"--clients={','.join(client.value for client in clients)}"] if clients else []),
         *([f"--minimum-remaining={minimum}"] if minimum else []),
+        *(f"--allow-host={host}" for host in hosts),
         *wishes.identities,
     ]
 

@@ -52,6 +52,7 @@ class TestSidecar:
             "--namespace=batch",
             "--dir=/var/run/keyferry",
             "--port=7600",
+            "--clients=bearer",
             "--minimum-remaining=1h30m",
             "nightly",
             "other",
@@ -76,6 +77,11 @@ class TestSidecar:
         assert 600 <= token["serviceAccountToken"]["expirationSeconds"] <= 3600
         assert authorities["configMap"] == {"name": "keyferry-ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
         assert {name for name in mounts(body) if "secrets" in name} == set(), "nobody else sees that token"
+
+    def test_no_authorities_where_everybody_knows_them(self) -> None:
+        known = dataclasses.replace(SETTINGS, authorities=False)
+        assert len(volumes(injected(pod(), known))["keyferry-broker"]["projected"]["sources"]) == 1
+        assert not [each for each in container(injected(pod(), known), "keyferry")["args"] if each.startswith("--ca")]
 
     def test_containers_find_the_files_and_cannot_change_them(self) -> None:
         body = injected(pod(initContainers=[{"name": "first"}]))
@@ -244,8 +250,15 @@ class TestClients:
         known = {"nightly": spec("Token", "Tiled", "LabArchives")}
         found = variables(injected(pod(asking(clients="tiled")), **known))
         assert found.keys() == {"KEYFERRY_DIR", "TILED_CACHE_DIR"}
-        sidecar = container(injected(pod(asking(clients="tiled,bearer")), **known), "keyferry")
-        assert "--clients=tiled,bearer" in sidecar["args"]
+        assert "--clients=tiled" in container(injected(pod(asking(clients="tiled")), **known), "keyferry")["args"]
+        assert "--clients=bearer,tiled,labarchives" in container(injected(pod(), **known), "keyferry")["args"]
+
+    def test_the_endpoint_may_call_what_the_installation_opened(self) -> None:
+        opened = dataclasses.replace(SETTINGS, allowed_hosts=("labarchives.example.org:8443",))
+        args = container(injected(pod(), opened, nightly=spec("LabArchives")), "keyferry")["args"]
+        assert "--allow-host=labarchives.example.org:8443" in args
+        args = container(injected(pod(), opened, nightly=spec("Token")), "keyferry")["args"]
+        assert not [each for each in args if "allow-host" in each]
 
     def test_a_missing_identity_is_believed_to_write_what_is_asked_for(self) -> None:
         found = injection(pod(asking(clients="tiled")))
