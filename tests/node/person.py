@@ -72,6 +72,7 @@ class Person:
             # A Keycloak without TLS, on the loopback.
             "providers": {"allowedHosts": [{"host": "127.0.0.1", "plainHTTP": True}]},
             "metrics": {"host": host, "port": int(port)},
+            "broker": {"host": host, "port": free_port()},
             "updateStrategy": {"type": "Recreate"},  # two pods cannot have the one port
         }
         (directory / "node.yaml").write_text(yaml.safe_dump(values))
