@@ -20,8 +20,8 @@ from keyferry.engine import Level
 from keyferry.io.addresses import HostRule
 from keyferry.io.file_escrow import FileEscrow
 from keyferry.io.http import check_proxy
-from keyferry.run.metrics import parse_address
 from keyferry.secret import SecretValue
+from keyferry.web.serving import parse_address
 from keyferry_operator.api.broker import BrokerSettings
 from keyferry_operator.installation import Installation, InstallationError, read_installation
 from keyferry_operator.names import SERVICE

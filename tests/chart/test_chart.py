@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from keyferry.cli.exits import CommandError
-from keyferry.run.metrics import parse_address
+from keyferry.web.serving import parse_address
 from keyferry_operator.command import app
 from keyferry_operator.installation import (
     AllowedHost,

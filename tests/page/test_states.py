@@ -45,7 +45,11 @@ STATES: dict[str, tuple[Question, str, list[str]]] = {
         ["Ada Lovelace", "ada@example.org", "5f0c1f9e", "nightly-ingest", "the Secret nightly-ingest-token"],
     ),
     "elsewhere": (question(Stage.CONFIRM, account=None), "Is this the right account?", ["in another browser"]),
-    "done": (question(Stage.DONE), "nightly-ingest has its token", ["Ada Lovelace", "You can close this page"]),
+    "done": (
+        question(Stage.DONE),
+        "nightly-ingest has its token",
+        ["Ada Lovelace", "You can close this page", "To take the access back"],
+    ),
     "ended": (
         question(Stage.ENDED, message=WRONG, may_ask_again=True),
         "nightly-ingest got no token",

@@ -16,8 +16,9 @@ from keyferry.errors import KeyferryError
 from keyferry.io.addresses import HostRule
 from keyferry.model import ObjectKey
 from keyferry.run.broker import LocalBroker
-from keyferry.run.metrics import MetricsServer, parse_address
+from keyferry.run.metrics import MetricsServer
 from keyferry.run.settings import RunSettings
+from keyferry.web.serving import parse_address
 from tests.support.faults import Fault, FaultKind
 from tests.support.issuer import FaultIssuer
 

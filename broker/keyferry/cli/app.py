@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "renew": "keyferry.cli.renew_command:app",
     "login": "keyferry.cli.login_command:app",
     "lint": "keyferry.cli.lint_command:app",
+    "page": "keyferry.cli.page_command:app",
     "demo": "keyferry.cli.demo_command:app",
     "sidecar": "keyferry.cli.sidecar_command:app",
     "completion": "keyferry.cli.completion_command:app",

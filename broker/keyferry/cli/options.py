@@ -289,6 +289,26 @@ class PlainFormatter(logging.Formatter):
         return text
 
 
+def address(text: str, option: str) -> tuple[str, int]:
+    """Read what ``option`` says to listen on. Raises CommandError."""
+    from keyferry.web.serving import parse_address  # noqa: PLC0415 - slow to import
+
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}", ExitCode.INVALID) from None
+
+
+def page_url(text: str, option: str) -> str:
+    """Read the address that people know the approval page by. Raises CommandError."""
+    from keyferry.web.page.site import check_url  # noqa: PLC0415 - slow to import
+
+    try:
+        return check_url(text)
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}", ExitCode.INVALID) from None
+
+
 def complain(message: str) -> None:
     """Write a line to stderr."""
     with_name = f"keyferry: {message}\n"

@@ -69,7 +69,8 @@ def run(
         allow_hosts=allow_host,
     )
     level = opt.read_level(log_level, Level.INFO) if log_level else None
-    _check_address(metrics)
+    if metrics is not None:
+        opt.address(metrics, "--metrics")
     patience = opt.duration(timeout, "--timeout")
     opt.leave(_run(given, patience if once else None, metrics, _loopback(loopback, once=once), level))
 
@@ -92,27 +93,11 @@ def _run(
         output.close()
 
 
-def _check_address(metrics: str | None) -> None:
-    if metrics is None:
-        return
-    from keyferry.run.metrics import parse_address  # noqa: PLC0415 - only where it is asked for
-
-    try:
-        parse_address(metrics)
-    except ValueError as error:
-        raise CommandError(f"--metrics: {error}", ExitCode.INVALID) from None
-
-
 def _loopback(text: str | None, *, once: bool) -> tuple[str, int] | None:
     """Read ``--loopback``: an address that only this machine can reach. Raises CommandError."""
     if text is None:
         return None
-    from keyferry.run.metrics import parse_address  # noqa: PLC0415 - only where it is asked for
-
-    try:
-        host, port = parse_address(text)
-    except ValueError as error:
-        raise CommandError(f"--loopback: {error}", ExitCode.INVALID) from None
+    host, port = opt.address(text, "--loopback")
     if host not in LOOPBACK_HOSTS:
         raise CommandError(
             f"--loopback: {host} is not the loopback: name a port of {' or '.join(LOOPBACK_HOSTS)}", ExitCode.INVALID

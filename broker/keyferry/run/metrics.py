@@ -12,7 +12,6 @@ most of a second of pure computing for each scrape, and this a fifth of that.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter as Multiset
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
@@ -25,7 +24,7 @@ from keyferry import __version__
 from keyferry.engine.status import State
 from keyferry.errors import Reason
 from keyferry.io.clock import SystemClock
-from keyferry.web.serving import SERVER, Server, base_url, listen, plain, port_of
+from keyferry.web.serving import SERVER, Server, base_url, listen, parse_address, plain, port_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from keyferry.io.clock import Clock
     from keyferry.model import ObjectKey
 
-LOOPBACK: Final = "127.0.0.1"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The Prometheus text format."""
 BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -47,22 +45,6 @@ SLICE: Final = 200
 
 _RENEWED: Final = frozenset({"obtained", "renewed"})
 _REVOCATIONS: Final = {"revoked": "success", "revocation_failed": "failure"}
-_ADDRESS: Final = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9.\-]*):)?(?P<port>[0-9]{1,5})")
-_MAX_PORT: Final = 65535
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Read ``HOST:PORT``, ``:PORT`` or ``PORT``; without a host it is 127.0.0.1, and port 0 lets the system choose.
-
-    An IPv6 address stands in brackets. Raises ValueError with a sentence for people.
-    """
-    match = _ADDRESS.fullmatch(text)
-    if match is None or int(match["port"]) > _MAX_PORT:
-        raise ValueError(
-            f"{text!r} is no address to listen on: write HOST:PORT, or PORT alone for {LOOPBACK}, such as 9464 or"
-            " [::1]:9464"
-        )
-    return (match["host"] or LOOPBACK).strip("[]"), int(match["port"])
 
 
 class MetricsServer:

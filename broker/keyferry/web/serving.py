@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,11 +19,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOOPBACK: Final = "127.0.0.1"
 SERVER: Final = "keyferry"
 BACKLOG: Final = 1024
 """Connections that may wait to be taken up: after a break all clients come back at about the same time."""
 SHUTDOWN: Final = 2.0
 """Seconds that requests under way are given to finish when the server stops."""
+
+
+_ADDRESS: Final = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9.\-]*):)?(?P<port>[0-9]{1,5})")
+_MAX_PORT: Final = 65535
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Read ``HOST:PORT``, ``:PORT`` or ``PORT``; without a host it is 127.0.0.1, and port 0 lets the system choose.
+
+    An IPv6 address stands in brackets. Raises ValueError with a sentence for people.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > _MAX_PORT:
+        raise ValueError(
+            f"{text!r} is no address to listen on: write HOST:PORT, or PORT alone for {LOOPBACK}, such as 9464 or"
+            " [::1]:9464"
+        )
+    return (match["host"] or LOOPBACK).strip("[]"), int(match["port"])
 
 
 class Connection(web.RequestHandler):

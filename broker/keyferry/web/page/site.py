@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from keyferry.question import Approvals
 
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 LONGEST_LINE: Final = 8190
 MOST_HEADERS: Final = 64
 READS: Final = (20.0, 200.0)
@@ -67,12 +68,14 @@ class Site:
 
 
 def check_url(text: str) -> str:
-    """Return a page's URL without the slash at its end. Raises ValueError with a sentence for people."""
+    """Return a page's URL as browsers write its origin. Raises ValueError with a sentence for people."""
     url = text.rstrip("/").lower()
     if not host_of(url) or urlsplit(url).path or set("?#@") & set(url):
         raise ValueError(f"{text!r} is not the URL of a page: write https://HOST, or https://HOST:PORT, and no path")
     scheme, _, rest = url.partition("://")
-    # As browsers write an origin (RFC 6454 6.2), which forms are compared with.
+    if scheme != "https" and urlsplit(url).hostname not in LOOPBACK:
+        raise ValueError(f"{text!r}: logins are sent back there, so it must begin with https:// (or be the loopback)")
+    # RFC 6454 6.2; forms are compared with it.
     return f"{scheme}://{rest.removesuffix(':443' if scheme == 'https' else ':80')}"
 
 
@@ -99,8 +102,8 @@ class ApprovalPage:
         self._browsers = Browsers(site.url)
         self._reads, self._writes = Rates(*READS), Rates(*WRITES)
         # A name that an attacker points at the loopback must not make it their origin (DNS rebinding).
-        loopback = urlsplit(site.url).hostname in {"127.0.0.1", "::1", "localhost"}
-        self._only_host = urlsplit(site.url).netloc if loopback else ""
+        parts = urlsplit(site.url)
+        self._only_host = parts.netloc if parts.hostname in LOOPBACK else ""
         self._runner: web.ServerRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -120,7 +123,7 @@ class ApprovalPage:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.raw_path == "/healthz":
+        if request.raw_path in {"/healthz", "/readyz"}:
             return plain(HTTPStatus.OK, "ok\n")
         return self._refusal(request) or self._asset(request) or await self._serve(request)
 
