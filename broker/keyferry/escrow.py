@@ -12,7 +12,10 @@ class Escrow(Protocol):
     """Keeps answers by attempt id, on storage that outlives the process."""
 
     async def reserve(self, attempt_id: str) -> None:
-        """Set space aside, so that a full disk is noticed before a credential is spent. Raises StoreUnavailable."""
+        """Set space aside, so that a full disk is noticed before a credential is spent. Raises StoreUnavailable.
+
+        An attempt may have space already: an approval is asked about under one id by one process after another.
+        """
         ...
 
     async def keep(self, attempt_id: str, answer: HttpResponse) -> None:

@@ -43,13 +43,13 @@ class FileEscrow:
         self._executor = executor
 
     async def reserve(self, attempt_id: str) -> None:
-        """Set the space aside."""
+        """Set the space aside; what a process that died had set aside for the same attempt is used again."""
 
         def work() -> None:
             with self._folder() as folder:
                 folder.sync()
             descriptor = os.open(
-                self._directory / attempt_id, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+                self._directory / attempt_id, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )
             try:
                 os.posix_fallocate(descriptor, 0, RESERVED)
