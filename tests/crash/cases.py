@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from tests.support.issuer import FaultIssuer
+    from tests.support.labarchives import LabArchives
 
 KILLED = -signal.SIGKILL
 LEDGER_STEPS = ("claim", "claimed", "spend", "answered", "escrowed", "commit", "committed", "publish", "published")
@@ -42,11 +43,21 @@ class Terms:
     life: float = LIFE
     renewal: str = "{}"
     timeout: int = TIMEOUT
+    lab: LabArchives | None = None
 
     def identity(self, name: str, issuer: FaultIssuer) -> Identity:
         """Return an identity on these terms, with a name of its own."""
         return Identity(
-            unique(name), self.kind, issuer, self.refresh_tokens, self.life, self.renewal, timeout=self.timeout
+            unique(name),
+            self.kind,
+            issuer,
+            self.refresh_tokens,
+            self.life,
+            self.renewal,
+            timeout=self.timeout,
+            lab=self.lab,
+            # A login at LabArchives is not published: requests are signed with it.
+            target="{type: None, files: [{format: LabArchives}]}" if self.lab is not None else "{}",
         )
 
 
@@ -91,6 +102,9 @@ class Part:
 class Case(Part):
     """One kill: at which step, and at which of its passings."""
 
+    grant = "refresh_token"
+    """Which requests the steps on the wire are of."""
+
     def __init__(self, stage: Stage, step: str, passing: int, terms: Terms) -> None:
         super().__init__(stage, f"{step}-{passing}", terms)
         self.step = step
@@ -105,7 +119,7 @@ class Case(Part):
             fault = Fault(
                 kind,
                 client=self.identity.name,
-                grant="refresh_token",
+                grant=self.grant,
                 skip=self.passing - 1,
                 times=1,
                 delay=0.5 if kind is FaultKind.LATENCY else None,
@@ -126,6 +140,7 @@ class Case(Part):
 
 
 P = TypeVar("P", bound=Part)
+C = TypeVar("C", bound=Case)
 
 
 async def play(parts: Iterable[P], act: Callable[[P], Awaitable[None]]) -> None:
@@ -147,13 +162,11 @@ async def play(parts: Iterable[P], act: Callable[[P], Awaitable[None]]) -> None:
             group.create_task(one(part))
 
 
-async def play_kills(
-    cases: Iterable[Case], go_on: Callable[[Case], Awaitable[None]], *, at_once: int = ALL_AT_ONCE
-) -> None:
+async def play_kills(cases: Iterable[C], go_on: Callable[[C], Awaitable[None]], *, at_once: int = ALL_AT_ONCE) -> None:
     """Kill at every case's step, ``at_once`` of them at a time, and judge what the next broker makes of it."""
     places = asyncio.Semaphore(at_once)
 
-    async def act(case: Case) -> None:
+    async def act(case: C) -> None:
         async with places:
             await case.die()
         await go_on(case)

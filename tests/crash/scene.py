@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from keyferry.demo.refresh_tokens import Spend
     from tests.crash.zygote import Broker
     from tests.support.issuer import FaultIssuer
+    from tests.support.labarchives import LabArchives
 
 PATIENCE = 120.0
 LIFE = 3.0
@@ -39,6 +40,8 @@ class Kind(Enum):
     REFRESH = "refresh"
     PASSWORD = "password"
     CLIENT = "client"
+    DEVICE = "device"
+    LABARCHIVES = "labarchives"
     ASSERTION = "assertion"
     EXCHANGE = "exchange"
 
@@ -65,6 +68,10 @@ class Identity:
     """The name of the identity whose token is exchanged."""
     consumers: str = "[]"
     """The identity's ``consumers``, as YAML."""
+    scopes: str = "[]"
+    """The identity's ``scopes``, as YAML."""
+    lab: LabArchives | None = None
+    """Where a one-hour code is redeemed."""
     seeds: list[str] = field(default_factory=list)
 
     def register(self) -> None:
@@ -74,6 +81,7 @@ class Identity:
                 self.name,
                 secrets=("s3cret",),
                 grants=tuple(Grant),
+                scopes=("read",) if self.kind is Kind.DEVICE else (),
                 access_lifetime=self.life,
             )
         )
@@ -81,17 +89,24 @@ class Identity:
             self.issuer.service.add_user(User(self.name, "pa55word"))
 
     def grant(self) -> str:
-        reference = "{secretKeyRef: {name: %s, key: %s}}"
-        if self.kind is Kind.REFRESH:
-            return f"{{type: RefreshToken, refreshToken: {{from: {reference % (self.name, 'seed')}}}}}"
-        if self.kind is Kind.PASSWORD:
-            user, password = reference % (self.name, "user"), reference % (self.name, "password")
-            return f"{{type: Password, password: {{usernameFrom: {user}, passwordFrom: {password}}}}}"
-        if self.kind is Kind.ASSERTION:
-            return f"{{type: JwtBearer, jwtBearer: {{assertion: {reference % (self.name, 'assertion')}}}}}"
-        if self.kind is Kind.EXCHANGE:
-            return f"{{type: TokenExchange, tokenExchange: {{subject: {{identityRef: {{name: {self.subject}}}}}}}}}"
-        return "{type: ClientCredentials}"
+        reference = self._reference
+        members = {
+            Kind.REFRESH: f"RefreshToken, refreshToken: {{from: {reference('seed')}}}",
+            Kind.PASSWORD: (
+                f"Password, password: {{usernameFrom: {reference('user')}, passwordFrom: {reference('password')}}}"
+            ),
+            Kind.DEVICE: "DeviceCode",
+            Kind.LABARCHIVES: (
+                f"LabArchivesCode, labArchivesCode: {{emailFrom: {reference('email')}, codeFrom: {reference('code')}}}"
+            ),
+            Kind.ASSERTION: f"JwtBearer, jwtBearer: {{assertion: {reference('assertion')}}}",
+            Kind.EXCHANGE: f"TokenExchange, tokenExchange: {{subject: {{identityRef: {{name: {self.subject}}}}}}}",
+            Kind.CLIENT: "ClientCredentials",
+        }
+        return f"{{type: {members[self.kind]}}}"
+
+    def _reference(self, key: str) -> str:
+        return f"{{secretKeyRef: {{name: {self.name}, key: {key}}}}}"
 
     def assertion(self) -> str:
         """Return an assertion (RFC 7523) of an issuer that its provider trusts from now on."""
@@ -101,6 +116,18 @@ class Identity:
         claims = {"iss": issuer, "sub": self.name, "aud": self.issuer.issuer, "exp": int(time.time()) + 3600}
         return jwt.encode(claims, key, algorithm="ES256")
 
+    def provider(self) -> str:
+        """Return where its tokens come from, as YAML of two members."""
+        reference = self._reference
+        if self.lab is not None:
+            key = f"accessKeyIdFrom: {reference('access')}, accessPasswordFrom: {reference('password')}"
+            return f'type: LabArchives\n  labarchives: {{url: "{self.lab.url}", {key}}}'
+        url = self.issuer.url
+        endpoints = f'{{token: "{url}/token", deviceAuthorization: "{url}/device_authorization"}}'
+        client = f"{{id: {self.name}, secretsFrom: [{reference('client')}]}}"
+        members = f"endpoints: {endpoints}, client: {client}, refreshTokens: {self.refresh_tokens}"
+        return f"type: OAuth\n  oauth: {{{members}}}"
+
     def document(self) -> str:
         """Return its resources."""
         return f"""
@@ -108,11 +135,7 @@ apiVersion: keyferry.dev/v1alpha1
 kind: TokenProvider
 metadata: {{name: {self.name}}}
 spec:
-  type: OAuth
-  oauth:
-    endpoints: {{token: "{self.issuer.url}/token"}}
-    client: {{id: {self.name}, secretsFrom: [{{secretKeyRef: {{name: {self.name}, key: client}}}}]}}
-    refreshTokens: {self.refresh_tokens}
+  {self.provider()}
   tls: {self.tls}
   limits: {{timeout: {self.timeout}s, requestsPerSecond: 1000, burst: 1000, concurrency: 100}}
 ---
@@ -122,6 +145,7 @@ metadata: {{name: {self.name}}}
 spec:
   providerRef: {{name: {self.name}}}
   grant: {self.grant()}
+  scopes: {self.scopes}
   renewal: {self.renewal}
   target: {self.target}
   consumers: {self.consumers}
@@ -142,16 +166,27 @@ class Scene(ABC):
     def set_up(self) -> None:
         """Make the identities known at their issuers, give them their credentials, and declare them."""
         for identity in self.identities:
-            identity.register()
-            self.give(identity, "client", "s3cret")
-            if identity.kind is Kind.REFRESH:
-                self.plant(identity)
-            elif identity.kind is Kind.PASSWORD:
-                self.give(identity, "user", identity.name)
-                self.give(identity, "password", "pa55word")
-            elif identity.kind is Kind.ASSERTION:
-                self.give(identity, "assertion", identity.assertion())
+            self._introduce(identity)
         self.declare()
+
+    def add(self, identity: Identity) -> None:
+        """Have one identity more, from the next ``declare`` on."""
+        self.identities.append(identity)
+        self._introduce(identity)
+
+    def _introduce(self, identity: Identity) -> None:
+        identity.register()
+        self.give(identity, "client", "s3cret")
+        if identity.kind is Kind.REFRESH:
+            self.plant(identity)
+        elif identity.kind is Kind.PASSWORD:
+            self.give(identity, "user", identity.name)
+            self.give(identity, "password", "pa55word")
+        elif identity.kind is Kind.ASSERTION:
+            self.give(identity, "assertion", identity.assertion())
+        elif identity.lab is not None:
+            self.give(identity, "access", identity.lab.access_key_id)
+            self.give(identity, "password", identity.lab.access_password)
 
     @abstractmethod
     def declare(self) -> None:
