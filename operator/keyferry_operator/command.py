@@ -14,7 +14,7 @@ import kopf
 import typer
 
 from keyferry.cli.exits import CommandError, ExitCode
-from keyferry.cli.options import leave, read_level
+from keyferry.cli.options import leave, page_url, read_level
 from keyferry.cli.outputs import LinesOutput
 from keyferry.engine import Level
 from keyferry.io.addresses import HostRule
@@ -178,6 +178,17 @@ def operator(
             show_default=False,
         ),
     ] = "",
+    page: Annotated[
+        str | None,
+        typer.Option(
+            "--page-url",
+            metavar="URL",
+            envvar="KEYFERRY_PAGE_URL",
+            help="Where people find the approval page (keyferry page): https://HOST, without a path. Default: there is"
+            " none.",
+            show_default=False,
+        ),
+    ] = None,
     leader_election: Annotated[
         bool,
         typer.Option("--leader-election/--no-leader-election", help="Work only where this replica holds the Lease."),
@@ -223,6 +234,7 @@ def operator(
         shards=shards,
         escrow=escrow,
         broker=_broker(broker, broker_certificate, broker_service, broker_host or []),
+        page_url=page_url(page, "--page-url") if page else "",
         webhook=webhook,
     )
     _check_address(metrics)

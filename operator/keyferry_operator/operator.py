@@ -91,6 +91,8 @@ class OperatorSettings:
     """Root of the ``FileEscrow``."""
     broker: BrokerSettings | None = None
     """How the broker API is served; None: not at all."""
+    page_url: str = ""
+    """Where people find the approval page; empty where there is none."""
     webhook: str = ""
     """Name of the MutatingWebhookConfiguration that is answered for; empty: of none. It needs ``broker``, and the
     installation's ``sidecar``."""
@@ -181,6 +183,7 @@ class Operator:
                 suspend_all=settings.suspend_all,
                 shards=settings.shards,
                 settle_margin=settings.settle_margin,
+                page_url=settings.page_url,
             ),
             checkpoint=self._checkpoint,
         )

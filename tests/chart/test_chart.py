@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from keyferry.cli.exits import CommandError
+from keyferry.cli.page_command import app as page_app
 from keyferry.web.serving import parse_address
 from keyferry_operator.command import app
 from keyferry_operator.installation import (
@@ -24,6 +25,7 @@ from keyferry_operator.installation import (
 )
 from keyferry_operator.webhook import PATH, WEBHOOK
 from tests.chart.conftest import CHART, HOME
+from tests.support.servers import free_port
 
 if TYPE_CHECKING:
     from tests.chart.conftest import Document, Helm, Rendered
@@ -141,6 +143,22 @@ def test_the_operator_knows_every_flag(helm: Helm, values: Document) -> None:
             assert parse_address(value) == ("0.0.0.0", 9464)  # noqa: S104 - probes and Prometheus come from outside
 
 
+def test_the_page_knows_every_flag(helm: Helm) -> None:
+    """The command itself parses the arguments; it ends for the half of a pair that is added here."""
+    page = helm.template(ALL_ON).one("Deployment", "kf-keyferry-page")["spec"]["template"]["spec"]["containers"][0]
+    command, *flags = page["args"]
+    assert command == "page"
+    given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
+    assert given["broker"] == f"https://kf-keyferry-broker-replicas.{HOME}.svc:8443"
+    assert given["page-url"] == "https://keyferry.example.org"
+    taken = [f"--listen=127.0.0.1:{free_port()}", "--tls-certificate=/nowhere"]  # one half of a pair
+    ended = CliRunner().invoke(page_app, [*flags, *taken])
+    assert isinstance(ended.exception, CommandError), ended.output
+    assert "--tls-certificate and --tls-key go together" in str(ended.exception)
+    (probed,) = {probe["httpGet"]["port"] for name, probe in page.items() if name.endswith("Probe")}
+    assert probed == page["ports"][0]["name"]
+
+
 def test_arguments(helm: Helm) -> None:
     assert helm.template(ALL_ON).container["args"] == [
         "operator",
@@ -154,6 +172,7 @@ def test_arguments(helm: Helm) -> None:
         "--broker-service=kf-keyferry-broker",
         f"--broker-host=kf-keyferry-broker-replicas.{HOME}.svc",
         "--broker-certificate=/etc/keyferry-broker",
+        "--page-url=https://keyferry.example.org",
         "--api-audience=https://api.example.org",
         "--service-account-tokens",
         "--touch-pods",

@@ -31,6 +31,9 @@ already, it mounts none."""
 FILES_LIMIT: Final = "16Mi"
 READABLE: Final = 0o444
 PROBE_SECONDS: Final = 1
+"""Between looks whether the gate is open."""
+READY_SECONDS: Final = 30
+"""Between looks whether a token has expired since."""
 PROBE_TIMEOUT: Final = 10
 PATIENCE: Final = 2**31 - 1
 """Probes until the kubelet would restart a sidecar that waits: one that waits for a person does well to wait."""
@@ -51,6 +54,7 @@ def volumes(settings: InjectionSettings) -> list[Json]:
 
 def container(pod: Pod, namespace: str, wishes: Wishes, clients: Sequence[Client], settings: InjectionSettings) -> Json:
     """Return the sidecar of a pod; ``clients`` are those that it serves."""
+    probe = {"exec": {"command": ["keyferry", "sidecar", "--check", "--dir", ROOT]}, "timeoutSeconds": PROBE_TIMEOUT}
     made: Json = {
         "name": SIDECAR,
         "image": settings.image,
@@ -59,12 +63,9 @@ def container(pod: Pod, namespace: str, wishes: Wishes, clients: Sequence[Client
         "env": [{"name": "KEYFERRY_LOG_LEVEL", "value": settings.log_level}],
         "restartPolicy": "Always",
         # What starts after it starts when this was well once: the gate.
-        "startupProbe": {
-            "exec": {"command": ["keyferry", "sidecar", "--check", "--dir", ROOT]},
-            "periodSeconds": PROBE_SECONDS,
-            "timeoutSeconds": PROBE_TIMEOUT,
-            "failureThreshold": PATIENCE,
-        },
+        "startupProbe": {**probe, "periodSeconds": PROBE_SECONDS, "failureThreshold": PATIENCE},
+        # A pod whose token has expired gets no requests; nothing is killed for it.
+        "readinessProbe": {**probe, "periodSeconds": READY_SECONDS, "failureThreshold": 1},
         "securityContext": _security(pod, settings),
         "volumeMounts": [
             {"name": FILES_VOLUME, "mountPath": ROOT},

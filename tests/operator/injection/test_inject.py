@@ -64,6 +64,8 @@ class TestSidecar:
             "--dir",
             "/var/run/keyferry",
         ]
+        assert sidecar["readinessProbe"]["exec"] == sidecar["startupProbe"]["exec"]
+        assert "livenessProbe" not in sidecar, "files stay good without it, so nothing is won by killing it"
         assert mounts(body, "keyferry") == {
             "/var/run/keyferry": {"name": "keyferry-files", "mountPath": "/var/run/keyferry"},
             broker: {"name": "keyferry-broker", "mountPath": broker, "readOnly": True},
