@@ -30,8 +30,11 @@ log = logging.getLogger(__name__)
 
 KINDS: Final[tuple[Kind, ...]] = (PROVIDERS, CLUSTER_PROVIDERS, IDENTITIES)
 RESTART_PAUSE: Final = 5.0
+KOPF_END: Final = 10.0
+"""Seconds that kopf is given to end; what it writes is nothing, so nothing is lost with it."""
 TLS_END: Final = 0.1
 """Seconds for which the loop goes on after kopf, which does not wait until its connections are closed."""
+LEAVE_TRIES: Final = 5
 GONE: Final = 410
 
 
@@ -98,10 +101,13 @@ class ResourceWatch:
 
     def _supervise(self) -> None:
         while not self._stop.is_set():
+            loop = asyncio.new_event_loop()
             try:
-                asyncio.run(self._operate())
+                loop.run_until_complete(self._operate())
             except Exception as error:  # noqa: BLE001 - whatever ends kopf, watching must go on
                 log.warning("the watch ended with %s; starting it again", type(error).__name__)
+            finally:
+                _leave(loop)
             self._stop.wait(RESTART_PAUSE)
 
     async def _operate(self) -> None:
@@ -116,17 +122,25 @@ class ResourceWatch:
         for kind in self._kinds:
             kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(self._forwarder(kind))
         kopf.on.login(registry=registry)(lambda **_: self._login())
-        try:
-            await kopf.operator(
-                registry=registry,
-                settings=_settings(self._times),
-                standalone=True,
-                clusterwide=not self._namespaces,
-                namespaces=self._namespaces,
-                stop_flag=ending,
-            )
-        finally:
-            await asyncio.sleep(TLS_END)
+        ourselves = asyncio.current_task()
+        roots = await kopf.spawn_tasks(
+            registry=registry,
+            settings=_settings(self._times),
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=ending,
+        )
+        running = asyncio.create_task(kopf.run_tasks(roots, ignored=frozenset({ourselves} if ourselves else ())))
+        await asyncio.wait(roots, return_when=asyncio.FIRST_COMPLETED)
+        # One of its main tasks ended, so it ends. It may wait for ever, though, for a watch whose connection closes
+        # under it: that asks for new credentials, which nobody gives any more.
+        await asyncio.wait({running}, timeout=KOPF_END)
+        await asyncio.sleep(TLS_END)
+        if running.done():
+            running.result()
+        elif not self._stop.is_set():
+            log.warning("the watch does not end by itself; leaving it, and starting another")
 
     def _forwarder(self, kind: Kind) -> Callable[..., Awaitable[None]]:
         # Not a plain function, which kopf would run in yet another thread.
@@ -135,6 +149,20 @@ class ResourceWatch:
             self._loop.call_soon_threadsafe(self._handler, _change(kind, event))
 
         return forward
+
+
+def _leave(loop: asyncio.AbstractEventLoop) -> None:
+    """End a loop with what is left in it, also with tasks that do not heed their cancellation."""
+    for _ in range(LEAVE_TRIES):
+        left = asyncio.all_tasks(loop)
+        if not left:
+            break
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+    else:
+        loop.set_exception_handler(lambda _loop, _context: None)  # of tasks that are pending when they are dropped
+    loop.close()
 
 
 def _change(kind: Kind, event: kopf.RawEvent) -> Change:

@@ -119,7 +119,7 @@ def test_a_key_with_too_much(metadata: tiled.TiledMetadata, client: httpx.Client
 
 def eventually_refused(attempt: Callable[[], object]) -> Refused:
     """Return the refusal that ``attempt`` ends in."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
             attempt()
@@ -131,7 +131,7 @@ def eventually_refused(attempt: Callable[[], object]) -> Refused:
 
 @pytest.mark.slow
 def test_lapsed_tokens(start_tiled: Callable[..., TiledServer], client: httpx.Client) -> None:
-    server = start_tiled(access_token_max_age=1, refresh_token_max_age=4)
+    server = start_tiled(access_token_max_age=10, refresh_token_max_age=20)
     metadata = over_http(tiled.discover(server.url), client)
     login = log_in(metadata, client)
     assert login.refresh_token is not None

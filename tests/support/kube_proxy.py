@@ -13,6 +13,7 @@ import json
 import ssl
 import threading
 import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -56,6 +57,7 @@ class KubeProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="kube-proxy", daemon=True)
         self._open: dict[int, web.BaseRequest] = {}
+        self._transports: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         self._runner: web.ServerRunner | None = None
 
     # How to reach it
@@ -163,6 +165,8 @@ class KubeProxy:
 
     async def _end(self) -> None:
         await self._close()
+        for transport in list(self._transports):
+            transport.abort()  # one that was closed waits for the client's goodbye, and that may never come
         await self._session.close()
         await asyncio.sleep(0.1)  # TLS connections say goodbye after they are closed
 
@@ -181,6 +185,8 @@ class KubeProxy:
 
     async def _handle(self, received: web.BaseRequest) -> web.StreamResponse:
         self._open[id(received)] = received
+        if received.transport is not None:
+            self._transports.add(received.transport)
         try:
             received._client_max_size = LARGEST_BODY
             request = parse(received, await received.read())

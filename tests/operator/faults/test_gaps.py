@@ -89,6 +89,24 @@ async def test_what_vanished_in_a_gap_is_noticed_when_the_watch_begins_anew(site
     assert site.spent_twice() == []
 
 
+@pytest.mark.parametrize("pause", [0.2, 1.0])
+async def test_a_watch_that_is_asked_for_while_another_ends_for_good_is_not_the_last(site: Site, pause: float) -> None:
+    """kopf ends by a 410, and closes the connection of a request that has no answer yet, which it makes again."""
+    site.prepare()
+    site.apply(site.seed("first"), site.seeded("first"))
+    async with site.replica(times=PATIENT):
+        await site.until(lambda: site.ready("first"))
+        site.faulty.add(
+            replace(refused(410), verb="watch", resource="tokenproviders"),
+            ApiFault(ApiFaultKind.DELAY, verb="watch", resource="serviceidentities", delay=pause),
+            refused(503, verb="watch", resource="serviceidentities"),
+        )
+        await asyncio.to_thread(site.faulty.break_watches)
+        await asyncio.sleep(pause)
+        site.apply(site.seed("second"), site.seeded("second"))
+        await site.until(lambda: site.ready("second"))
+
+
 async def test_what_a_watch_left_out_is_noticed_by_the_sweep(site: Site) -> None:
     site.prepare()
     names = ("stays", "goes", "changes")
