@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from keyferry.errors import StoreError
 from keyferry.model import ObjectKey, TokenSet
 from keyferry.question import Account
-from keyferry.record import Binding, Chain, Claim, Record, Revocation, decode, dumps, encode, loads
+from keyferry.record import Binding, Chain, Claim, Record, Revocation
+from keyferry.record_json import decode, dumps, encode, loads
 from keyferry.secret import SecretValue
 
 FULL = Record(

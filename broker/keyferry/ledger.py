@@ -58,8 +58,35 @@ def _pass(_step: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Which of a record's claims announces a spend, and what a refusal for good means there."""
+
+    of: Callable[[Record], Claim | None]
+    put: Callable[[Record, Claim | None], Record]
+    end: Callable[[Record, str], Record]
+    """Takes the reason, for people."""
+
+
+def _end_login(record: Record, why: str) -> Record:
+    approval = record.approval
+    return record if approval is None else replace(record, approval=replace(approval, ended=why, login=None))
+
+
+SESSION: Final = Place(
+    lambda record: record.claim,
+    lambda record, claim: replace(record, claim=claim),
+    lambda record, why: replace(record, refresh_ended=why),
+)
+"""The refresh token of a session, or the seed of one."""
+LOGIN: Final = Place(
+    lambda record: record.login_claim, lambda record, claim: replace(record, login_claim=claim), _end_login
+)
+"""The code that a person's login brought: the session that is there is not touched by it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Spend:
-    """One refresh token and what is to happen with it."""
+    """One refresh token, or one code, and what is to happen with it."""
 
     token: SecretValue
     begin: Begin
@@ -68,6 +95,7 @@ class Spend:
     deadline: float
     """Seconds, of the one request."""
     attempt: int = 1
+    place: Place = SESSION
 
 
 class Ledger:
@@ -104,7 +132,8 @@ class Ledger:
         Raises Conflict (somebody else claimed; nothing was sent), StoreUnavailable (nothing was sent), NotSent (the
         claim is taken back), Refused (the claim is settled), Ambiguous (the claim stays open: in doubt).
         """
-        before = held.record.claim
+        place = spend.place
+        before = place.of(held.record)
         attempt_id = secrets.token_hex(16)
         await self._escrow.reserve(attempt_id)
         try:
@@ -116,14 +145,14 @@ class Ledger:
             exchange = spend.begin(self._clock.now())
             request = next(exchange)
         except Exception:
-            await self._release(held, before)
+            await self._release(held, before, place)
             await self._forget(attempt_id)
             raise
         try:
             self._checkpoint("spend")
             answer = await spend.send(request)
         except NotSent:
-            await self._release(held, before)
+            await self._release(held, before, place)
             await self._forget(attempt_id)
             raise
         except Ambiguous as error:
@@ -133,11 +162,11 @@ class Ledger:
         self._checkpoint("answered")
         await self._keep(attempt_id, answer)
         self._checkpoint("escrowed")
-        return await self._conclude(held, exchange, answer, spend.apply, before)
+        return await self._conclude(held, exchange, answer, spend.apply, before, place)
 
-    async def recover(self, held: Versioned, begin: Begin, apply: Apply) -> Versioned | None:
+    async def recover(self, held: Versioned, begin: Begin, apply: Apply, place: Place = SESSION) -> Versioned | None:
         """Commit an answer that had arrived before a crash; None when there is none for the record's open claim."""
-        claim = held.record.claim
+        claim = place.of(held.record)
         if claim is None:
             return None
         answer = await self._escrow.recall(claim.attempt_id)
@@ -147,17 +176,17 @@ class Ledger:
         exchange = begin(claim.claimed_at)
         next(exchange)
         return await self._conclude(
-            held, exchange, answer, apply, replace(claim, attempt=1) if claim.attempt > 1 else None
+            held, exchange, answer, apply, replace(claim, attempt=1) if claim.attempt > 1 else None, place
         )
 
     async def tidy(self, held: Versioned) -> Versioned:
         """Take back a claim of ours of which nothing was sent, where that failed before. Raises StoreError."""
-        claim = held.record.claim
-        if claim is None or claim.attempt_id not in self._unsent:
-            return held
-        freed = await self._store.replace(held, replace(held.record, claim=self._unsent[claim.attempt_id]))
-        del self._unsent[claim.attempt_id]
-        return freed
+        for place in (SESSION, LOGIN):
+            claim = place.of(held.record)
+            if claim is not None and claim.attempt_id in self._unsent:
+                held = await self._store.replace(held, place.put(held.record, self._unsent[claim.attempt_id]))
+                del self._unsent[claim.attempt_id]
+        return held
 
     async def redeem(self, held: Versioned, attempt_id: str, begin: Begin, apply: Apply, send: Send) -> Versioned:
         """Ask once for the answer to an approval, and commit it if it came; return the committed record.
@@ -196,7 +225,8 @@ class Ledger:
 
     async def _claim(self, held: Versioned, spend: Spend, attempt_id: str) -> Versioned:
         """Announce the spend in the private state, which also proves that the state can be written."""
-        before = held.record.claim
+        place = spend.place
+        before = place.of(held.record)
         digest = spend.token.fingerprint(self._store.digest_key)
         if not self._may_begin(held.record.key):
             raise Conflict("this process is ending, or leaves the identity to another, so nothing new is begun")
@@ -205,37 +235,39 @@ class Ledger:
             begun = self._clock.boottime()
             claim = Claim(digest, attempt_id, spend.attempt, self._holder, self._clock.now(), spend.deadline)
             try:
-                held = await self._store.replace(held, replace(held.record, claim=claim))
+                held = await self._store.replace(held, place.put(held.record, claim))
             except StoreUnavailable:
-                await self._take_back(held, before, attempt_id)
+                await self._take_back(held, before, attempt_id, place)
                 raise
             self._checkpoint("claimed")
             if self._clock.boottime() - begun < CLAIM_FRESH:
                 return held
-        await self._release(held, before)
+        await self._release(held, before, place)
         raise NotSent(
             "the private state takes longer to write than a claim stays fresh; nothing was sent", code="slow_store"
         )
 
-    async def _release(self, held: Versioned, before: Claim | None) -> None:
+    async def _release(self, held: Versioned, before: Claim | None, place: Place) -> None:
         """Take a claim back of which nothing was sent; a replay leaves the first attempt in doubt, as it was."""
         try:
-            await self._store.replace(held, replace(held.record, claim=before))
+            await self._store.replace(held, place.put(held.record, before))
         except StoreError as error:
             # The claim stays open until it is looked at again; after a restart it makes the next try more careful.
             log.warning("a claim could not be taken back yet: %s: %s", held.record.key, error)
-            if held.record.claim is not None:
-                self._unsent[held.record.claim.attempt_id] = before
+            claim = place.of(held.record)
+            if claim is not None:
+                self._unsent[claim.attempt_id] = before
 
-    async def _take_back(self, held: Versioned, before: Claim | None, attempt_id: str) -> None:
+    async def _take_back(self, held: Versioned, before: Claim | None, attempt_id: str, place: Place) -> None:
         """Take a claim back of which it is not known whether it was written: an error may come after the fact."""
         try:
             current = await self._store.read(held.record.key, held.record.uid)
         except StoreError:
             self._unsent[attempt_id] = before
             return
-        if current is not None and current.record.claim is not None and current.record.claim.attempt_id == attempt_id:
-            await self._release(current, before)
+        claim = place.of(current.record) if current is not None else None
+        if current is not None and claim is not None and claim.attempt_id == attempt_id:
+            await self._release(current, before, place)
 
     async def _forget(self, attempt_id: str) -> None:
         """Give the escrow's space back; what cannot be removed now is swept at the next start."""
@@ -252,23 +284,28 @@ class Ledger:
             log.warning("an answer could not be put into escrow before its commit: %s", error)
 
     async def _conclude(
-        self, held: Versioned, exchange: Exchange, answer: HttpResponse, apply: Apply, before: Claim | None
+        self,
+        held: Versioned,
+        exchange: Exchange,
+        answer: HttpResponse,
+        apply: Apply,
+        before: Claim | None,
+        place: Place,
     ) -> Versioned:
         """Parse the answer and commit what it says; ``before`` is the doubt that a refused replay falls back to."""
-        claim = held.record.claim
+        claim = place.of(held.record)
         attempt_id = claim.attempt_id if claim is not None else ""
         try:
             exchange.send(answer)
         except StopIteration as stop:
             issued: TokenSet = stop.value
-            committed = await self.commit(held, lambda record: apply(record, issued).without_claim())
+            committed = await self.commit(held, lambda record: place.put(apply(record, issued), None), place)
         except Ambiguous as error:
             error.retry = RetryClass.IN_DOUBT
             await self._forget(attempt_id)
             raise
         except Refused as refusal:
-            settled = _refused(refusal, before)
-            await self.commit(held, settled)
+            await self.commit(held, _refused(refusal, before, place), place)
             await self._forget(attempt_id)
             raise
         else:
@@ -277,7 +314,7 @@ class Ledger:
         await self._forget(attempt_id)
         return committed
 
-    async def commit(self, held: Versioned, change: Callable[[Record], Record]) -> Versioned:
+    async def commit(self, held: Versioned, change: Callable[[Record], Record], place: Place = SESSION) -> Versioned:
         """Write the outcome until it is written, but only over the claim that it belongs to."""
         for attempt in itertools.count():
             try:
@@ -289,7 +326,7 @@ class Ledger:
                     current = await self._store.read(held.record.key, held.record.uid)
                     if current is not None and current.record == wanted:
                         return current  # it was written, and only the reply was lost
-                    if current is None or current.record.claim != held.record.claim:
+                    if current is None or place.of(current.record) != place.of(held.record):
                         raise
                     held = current
             except Conflict:
@@ -312,12 +349,12 @@ class Ledger:
         raise AssertionError("unreachable: the loop ends by return or raise only")
 
 
-def _refused(refusal: Refused, before: Claim | None) -> Callable[[Record], Record]:
+def _refused(refusal: Refused, before: Claim | None, place: Place) -> Callable[[Record], Record]:
     """Return what a refusal means for the record: the credential ended, or it was not touched."""
 
     def change(record: Record) -> Record:
         if refusal.retry is RetryClass.NEEDS_PERSON:
-            return replace(record, claim=None, refresh_ended=refusal.message)
-        return replace(record, claim=before)
+            return place.end(place.put(record, None), refusal.message)
+        return place.put(record, before)
 
     return change

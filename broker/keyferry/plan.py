@@ -98,6 +98,8 @@ class Observed:
     """Somebody wants a person to be asked anew, though the session may be good for a while."""
     asked_through_page: bool = False
     """It was whoever has the link of the last question that wants so."""
+    answering: bool = False
+    """A person is at it: wants to begin a login, or came back from one."""
     new_code: bool = False
     """A person gave a code that was never redeemed; it lapses within the hour, so it does not wait for a renewal."""
     poll_at: float = 0.0
@@ -215,6 +217,26 @@ def _in_doubt(observed: Observed, now: float) -> Step | None:
     return Step(Action.KEEP, Reason.REFRESH_IN_DOUBT, verdict.at, "the refresh token may be spent")
 
 
+def _answering(observed: Observed, now: float) -> Step | None:
+    """Ask whether a person waits in front of a browser."""
+    if not observed.answering:
+        return None
+    return Step(Action.EXCHANGE, Reason.APPROVAL_REQUIRED, now, "a person is answering")
+
+
+def _waiting(observed: Observed, now: float) -> Step | None:
+    """Ask whether only a person can help, who is being asked and has not answered: then nobody else need be."""
+    record = observed.record
+    if record is None or not is_asking(observed, now) or now >= observed.poll_at:
+        return None
+    has_session = record.refresh_token is not None and not record.refresh_ended
+    if has_session or observed.renew_requested or observed.login_requested:
+        return None
+    if record.token is not None and now < record.token.expires_at and record.spec_hash == observed.spec_hash:
+        return None
+    return Step(Action.KEEP, Reason.APPROVAL_REQUIRED, observed.poll_at, "a person is being asked: see status.approval")
+
+
 def _useless(observed: Observed, now: float) -> Step | None:  # noqa: PLR0911 - one line for each reason
     """Ask whether there is no token that anybody could use."""
     record = observed.record
@@ -290,7 +312,17 @@ def next_renewal(record: Record, *, refreshes: bool) -> float:
     return record.renewal_time if keepalive is None else min(record.renewal_time, keepalive)
 
 
-_CHAIN: Final[tuple[Check, ...]] = (_suspended, _foreign, _unpublished, _failing, _in_doubt, _useless, _due)
+_CHAIN: Final[tuple[Check, ...]] = (
+    _suspended,
+    _foreign,
+    _unpublished,
+    _failing,
+    _answering,
+    _in_doubt,
+    _waiting,
+    _useless,
+    _due,
+)
 
 
 class Route(enum.Enum):

@@ -1,22 +1,18 @@
-"""The private state of one identity: what must survive a crash, as frozen values and as JSON.
+"""The private state of one identity: what must survive a crash, as frozen values.
 
 It is the only place where refresh tokens are kept. Whoever may read it may act as the workload.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
-from keyferry.approval import Approval, decode_approval, encode_approval
-from keyferry.errors import StoreError
-from keyferry.model import ObjectKey, TokenSet
-from keyferry.question import Account
-from keyferry.secret import SecretValue
-
-SCHEMA: Final = 1
+if TYPE_CHECKING:
+    from keyferry.approval import Approval, Thrown
+    from keyferry.model import ObjectKey, TokenSet
+    from keyferry.question import Account
+    from keyferry.secret import SecretValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +111,17 @@ class Record:
     refresh_ended: str = ""
     """Why the refresh token must not be sent any more; empty while it is good."""
     claim: Claim | None = None
+    login_claim: Claim | None = None
+    """The announcement that the code which a person's login brought is about to be sent; the session's own claim stays.
+    """
     approval: Approval | None = None
     """The question that a person is to answer, or left unanswered."""
     answered: str = ""
     """Digest of the link under which a person answered last, so that the page can still say so."""
     answered_until: float = 0.0
     """When that link lapses."""
+    thrown: tuple[Thrown, ...] = ()
+    """What logins brought that is not to be used, until it is revoked."""
     token: TokenSet | None = None
     """What is published: an access token, or an API key."""
     login: TokenSet | None = None
@@ -138,6 +139,11 @@ class Record:
     """When the identity was found gone; from then on the record is an order to revoke."""
     shard: str = ""
     """What the shard of an order to revoke hangs on, the uid of the last provider; empty: the first shard."""
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The claims that are open."""
+        return tuple(claim for claim in (self.claim, self.login_claim) if claim is not None)
 
     def without_claim(self) -> Record:
         """Return the record with its claim settled."""
@@ -157,161 +163,3 @@ class Versioned:
 
     record: Record = field(repr=False)
     version: str
-
-
-def encode(record: Record) -> dict[str, Any]:
-    """Return the record as JSON-ready values. The result holds secrets: it goes to the private state only."""
-    out: dict[str, Any] = {
-        "schema": SCHEMA,
-        "uid": record.uid,
-        "namespace": record.key.namespace,
-        "name": record.key.name,
-    }
-    for name in _PLAIN:
-        value = getattr(record, name)
-        if value not in (None, "", 0, 0.0, (), False):
-            out[name] = list(value) if isinstance(value, tuple) else value
-    if record.refresh_token is not None:
-        out["refresh_token"] = record.refresh_token.reveal()
-    for name in _NESTED:
-        nested = getattr(record, name)
-        if nested is not None:
-            out[name] = _encode_nested(nested)
-    if record.keepsakes:
-        out["keepsakes"] = {place: content.reveal() for place, content in record.keepsakes}
-    secret_parts = {
-        "approval": record.approval and encode_approval(record.approval),
-        "previous": record.previous and _encode_chain(record.previous),
-        "token": record.token and _encode_token(record.token),
-        "login": record.login and _encode_token(record.login),
-    }
-    out |= {name: part for name, part in secret_parts.items() if part is not None}
-    return out
-
-
-def decode(data: Any) -> Record:
-    """Return the record that ``encode`` made.
-
-    Raises StoreError when it is damaged or of a newer schema; its content is never part of the message.
-    """
-    try:
-        if data["schema"] != SCHEMA:
-            raise StoreError(
-                f"the private state has schema {data['schema']!r}; this version of Keyferry knows {SCHEMA}"
-            )
-        plain: dict[str, Any] = {
-            name: tuple(data[name]) if isinstance(data[name], list) else data[name] for name in _PLAIN if name in data
-        }
-        return Record(
-            uid=data["uid"],
-            key=ObjectKey(data["namespace"], data["name"]),
-            refresh_token=SecretValue(data["refresh_token"]) if "refresh_token" in data else None,
-            claim=Claim(**data["claim"]) if "claim" in data else None,
-            binding=_decode_binding(data.get("binding")),
-            authorized_as=_decode_account(data.get("authorized_as")),
-            revocation=Revocation(**data["revocation"]) if "revocation" in data else None,
-            keepsakes=tuple((place, SecretValue(text)) for place, text in data.get("keepsakes", {}).items()),
-            approval=decode_approval(data["approval"]) if "approval" in data else None,
-            previous=_decode_chain(data["previous"]) if "previous" in data else None,
-            token=_decode_token(data["token"]) if "token" in data else None,
-            login=_decode_token(data["login"]) if "login" in data else None,
-            **plain,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"the private state is damaged ({type(error).__name__})") from None
-
-
-def dumps(record: Record, version: int) -> bytes:
-    """Return the record and its version as one line of JSON."""
-    return json.dumps({"version": version, "record": encode(record)}, separators=(",", ":")).encode()
-
-
-def loads(data: bytes) -> tuple[Record, int]:
-    """Return the record and the version that ``dumps`` wrote. Raises StoreError when they are damaged."""
-    try:
-        outer = json.loads(data)
-        version = outer["version"]
-        inner = outer["record"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise StoreError("the private state is damaged (not the JSON that Keyferry writes)") from None
-    if not isinstance(version, int):
-        raise StoreError("the private state is damaged (no version)")
-    return decode(inner), version
-
-
-_VERSION: Final = re.compile(rb'\{"version":([0-9]{1,18}),"record":\{')
-
-
-def version_of(head: bytes) -> int | None:
-    """Return the version by the beginning of what ``dumps`` wrote, None where it begins in another way."""
-    match = _VERSION.match(head)
-    return int(match[1]) if match is not None else None
-
-
-_PLAIN: Final = (
-    "origin", "source", "generation", "revision", "spec_hash", "seed", "refresh_issued_at", "refresh_expires_at",
-    "refresh_idle", "refresh_slides", "session_started_at", "session_expires_at", "session_notices", "refresh_ended",
-    "api_keys", "renewal_time", "minimum_remaining",
-    "wrong_subject", "buried_at", "former_seeds", "planting", "shard", "answered",
-    "answered_until",
-)  # fmt: skip
-
-_NESTED: Final = ("claim", "binding", "revocation", "authorized_as")
-
-_TOKEN_PLAIN: Final = (
-    "token_type", "issued_at", "expires_at", "scope", "refresh_expires_at", "issued_token_type", "subject", "email",
-    "issuer", "publishable", "problem",
-)  # fmt: skip
-
-
-def _encode_chain(chain: Chain) -> dict[str, Any]:
-    out = _encode_nested(chain) | {"refresh_token": chain.refresh_token.reveal()}
-    for name in ("binding", "authorized_as"):
-        nested = out.pop(name)
-        if nested is not None:
-            out[name] = _encode_nested(nested)
-    return out
-
-
-def _decode_chain(data: dict[str, Any]) -> Chain:
-    return Chain(
-        **{
-            **data,
-            "refresh_token": SecretValue(data["refresh_token"]),
-            "binding": _decode_binding(data.get("binding")),
-            "authorized_as": _decode_account(data.get("authorized_as")),
-        }
-    )
-
-
-def _encode_nested(value: Any) -> dict[str, Any]:
-    return {slot: getattr(value, slot) for slot in value.__slots__}
-
-
-def _decode_binding(data: dict[str, Any] | None) -> Binding | None:
-    return Binding(**{**data, "hosts": tuple(data["hosts"])}) if data else None
-
-
-def _decode_account(data: dict[str, Any] | None) -> Account | None:
-    return Account(**data) if data else None
-
-
-def _encode_token(token: TokenSet) -> dict[str, Any]:
-    out: dict[str, Any] = {"access_token": token.access_token.reveal()}
-    if token.id_token is not None:
-        out["id_token"] = token.id_token.reveal()
-    for name in _TOKEN_PLAIN:
-        value = getattr(token, name)
-        if value not in ("", None):
-            out[name] = value
-    return out
-
-
-def _decode_token(data: dict[str, Any]) -> TokenSet:
-    plain = {name: data[name] for name in _TOKEN_PLAIN if name in data}
-    id_token = data.get("id_token")
-    return TokenSet(
-        access_token=SecretValue(data["access_token"]),
-        id_token=SecretValue(id_token) if id_token is not None else None,
-        **plain,
-    )

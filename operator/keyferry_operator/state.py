@@ -13,7 +13,8 @@ import logging
 from typing import TYPE_CHECKING, Final, final
 
 from keyferry.errors import Conflict, StoreError
-from keyferry.record import Versioned, dumps, loads
+from keyferry.record import Versioned
+from keyferry.record_json import dumps, loads
 from keyferry_operator.client import SECRETS
 from keyferry_operator.errors import ApiError
 from keyferry_operator.names import MANAGER, STATE_LABEL, seed_name, state_name

@@ -166,7 +166,6 @@ def test_namespaces_are_selected_by_expressions(operator: str, values: list[str]
 @pytest.mark.parametrize(
     ("one", "other", "path"),
     [
-        (identity(grant=BROWSER), provider(), "spec.grant.type"),
         (identity(grant=DEVICE), TILED, "spec.grant.type"),
         (identity(grant=LOGIN), LABARCHIVES, "spec.grant.type"),
     ],
@@ -182,7 +181,7 @@ def test_what_later_versions_bring_is_understood_and_refused(one: Any, other: An
 
 
 def test_what_is_supported_is_not_refused() -> None:
-    for grant in (PLAIN, REFRESH, PASSWORD, BEARER, EXCHANGE, DEVICE):
+    for grant in (PLAIN, REFRESH, PASSWORD, BEARER, EXCHANGE, DEVICE, BROWSER):
         assert check_supported(*pair(identity(grant=grant), provider())) is None
     assert check_supported(*pair(identity(target={"files": [{"format": "AIoD"}]}), provider())) is None
     assert (
@@ -218,12 +217,15 @@ def test_formats_that_a_secret_cannot_hold_need_the_sidecar(spec: Any, refused: 
 
 
 def test_a_whole_directory_is_checked() -> None:
+    files = {"files": [{"format": "LabArchives"}]}
+    notebook = identity(providerRef={"name": "lab"}, grant=LOGIN, target=files)
     loaded = load(
         identity(providerRef={"name": "aio"}),
         resource("TokenProvider", provider()["spec"], name="aiod"),
         resource("TokenProvider", {"type": "Tiled"}, name="broken"),
         resource("ServiceIdentity", identity(providerRef={"name": "broken"})["spec"], name="b"),
-        resource("ServiceIdentity", identity(providerRef={"name": "aiod"}, grant=BROWSER)["spec"], name="c"),
+        resource("TokenProvider", LABARCHIVES["spec"], name="lab"),
+        resource("ServiceIdentity", notebook["spec"], name="c"),
         resource(
             "ServiceIdentity", identity(providerRef={"kind": "ClusterTokenProvider", "name": "z"})["spec"], name="d"
         ),

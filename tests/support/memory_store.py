@@ -7,7 +7,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from keyferry.errors import Conflict, StoreUnavailable
-from keyferry.record import Record, Versioned, dumps, loads
+from keyferry.record import Record, Versioned
+from keyferry.record_json import dumps, loads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

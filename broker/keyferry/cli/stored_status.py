@@ -11,7 +11,7 @@ from keyferry.errors import Reason, StoreError
 from keyferry.io.file_store import RECORD_LIMIT, RECORDS
 from keyferry.io.files import read_file, subfolders
 from keyferry.model import ObjectKey
-from keyferry.record import loads
+from keyferry.record_json import loads
 from keyferry.run.failures import FailureFiles
 from keyferry.run.publication_record import RECORD_NAME
 from keyferry.run.resources import ResourceFiles

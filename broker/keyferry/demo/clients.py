@@ -25,6 +25,7 @@ class Grant(StrEnum):
 
     CLIENT_CREDENTIALS = "client_credentials"
     REFRESH_TOKEN = "refresh_token"  # noqa: S105 -- the name of a grant
+    AUTHORIZATION_CODE = "authorization_code"
     PASSWORD = "password"  # noqa: S105 -- the name of a grant
     JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
     DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -48,8 +49,8 @@ class Client:
     ``secrets``: every one is accepted, so that a rotation can overlap. ``public_keys``: PEM, for ``PRIVATE_KEY_JWT``.
     ``assertion_issuer`` and ``assertion_subject``: whose assertion stands for this client; default: its own.
     ``certificate_subject``: the common name that ``TLS`` must present. ``scopes``: what it may ask for, and gets
-    where it asks for nothing. ``audiences``: what it may ask for; ``None`` means any. ``token_format`` and
-    ``access_lifetime`` (seconds) override the service's.
+    where it asks for nothing. ``audiences``: what it may ask for; ``None`` means any. ``redirect_uris``: where a login
+    may be sent back to, each exactly. ``token_format`` and ``access_lifetime`` (seconds) override the service's.
     """
 
     client_id: str
@@ -62,6 +63,7 @@ class Client:
     assertion_issuer: str | None = None
     assertion_subject: str | None = None
     certificate_subject: str | None = None
+    redirect_uris: tuple[str, ...] = ()
     token_format: TokenFormat | None = None
     access_lifetime: float | None = None
 

@@ -27,6 +27,7 @@ class Endpoints:
             ("POST", f"{prefix}/token"): self._token,
             ("POST", f"{prefix}/revoke"): self._revoke,
             ("POST", f"{prefix}/device_authorization"): self._device,
+            ("POST", f"{prefix}/par"): self._push,
             ("POST", f"{prefix}/introspect"): self._introspect,
             ("GET", f"{prefix}/jwks"): lambda _: Answer(200, service.signer.jwks()),
             ("GET", prefix + OPENID_CONFIGURATION): self._metadata,
@@ -50,6 +51,9 @@ class Endpoints:
 
     def _device(self, request: HttpRequest) -> Answer:
         return Answer(200, self._service.authorize_device(FormRequest.parse(request)), NO_STORE)
+
+    def _push(self, request: HttpRequest) -> Answer:
+        return Answer(201, self._service.push_authorization(FormRequest.parse(request)), NO_STORE)
 
     def _revoke(self, request: HttpRequest) -> Answer:
         self._service.revoke(FormRequest.parse(request))

@@ -15,6 +15,7 @@ from keyferry.demo.wire import FormRequest, OAuthError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from keyferry.demo.authorization_codes import AuthorizationRequest
     from keyferry.demo.device_codes import DeviceCode
     from keyferry.demo.refresh_tokens import RefreshToken
     from keyferry.demo.state import IssuerState
@@ -38,6 +39,7 @@ class Decision:
     family: str | None = None
     claims: Mapping[str, Any] = field(default_factory=dict)
     issued_token_type: str | None = None
+    nonce: str = ""
 
 
 class Grants:
@@ -52,6 +54,7 @@ class Grants:
             Grant.JWT_BEARER: self._jwt_bearer,
             Grant.TOKEN_EXCHANGE: self._token_exchange,
             Grant.DEVICE_CODE: self._device_code,
+            Grant.AUTHORIZATION_CODE: self._authorization_code,
         }
 
     def decide(self, request: FormRequest, client: Client) -> Decision:
@@ -132,6 +135,25 @@ class Grants:
         return Decision(
             client, Grant.DEVICE_CODE, code.subject, code.scope, code.audience, first, first.family.family_id
         )
+
+    def read_authorization(self, request: FormRequest, client: Client) -> AuthorizationRequest:
+        """Return an authorization request (RFC 6749 4.1.1). Raises ``OAuthError``."""
+        if Grant.AUTHORIZATION_CODE not in client.grants:
+            raise OAuthError("unauthorized_client", "the client may not use this grant type")
+        scope, audience = _scope(request, client.scopes), _audience(request, client)
+        return self._state.authorization_codes.read(request.parameters, client, scope, audience)
+
+    def _authorization_code(self, request: FormRequest, client: Client) -> Decision:
+        codes = self._state.authorization_codes
+        value, verifier = request.require("code"), request.require("code_verifier")
+        code = codes.redeem(value, client.client_id, request.require("redirect_uri"), verifier)
+        asked = code.request
+        grant = Grant.AUTHORIZATION_CODE
+        if Grant.REFRESH_TOKEN not in client.grants:
+            return Decision(client, grant, code.subject, asked.scope, asked.audience, nonce=asked.nonce)
+        first = self._state.refresh_tokens.start(client.client_id, code.subject, asked.scope)
+        family = first.family.family_id
+        return Decision(client, grant, code.subject, asked.scope, asked.audience, first, family, nonce=asked.nonce)
 
     def _subject(self, request: FormRequest, name: str) -> str:
         """Return whose token was presented: one issued here, or a JWT of a trusted issuer (RFC 8693 2.1)."""

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from keyferry.demo.authorization_codes import AuthorizationCodes
 from keyferry.demo.clients import Clients, Grant
 from keyferry.demo.device_codes import DeviceCodes
 from keyferry.demo.refresh_tokens import RefreshPolicy, RefreshTokens, Spend
@@ -26,6 +27,10 @@ class Settings:
     access_lifetime: float = 300.0
     token_format: TokenFormat = TokenFormat.OPAQUE
     lock_after: int | None = None
+    names_issuer: bool = True
+    """Whether callbacks name the issuer (RFC 9207)."""
+    requires_push: bool = False
+    """Whether authorization requests must be pushed (RFC 9126 5)."""
 
 
 @dataclass(slots=True)
@@ -82,6 +87,7 @@ class IssuerState:
         self.trusted: dict[str, TrustedIssuer] = {}
         self.refresh_tokens = RefreshTokens(refresh_policy or RefreshPolicy(), clock)
         self.device_codes = DeviceCodes(clock)
+        self.authorization_codes = AuthorizationCodes(clock)
         self.issued: deque[IssuedToken] = deque(maxlen=record_limit)
         self.access_tokens: dict[str, IssuedToken] = {}
 

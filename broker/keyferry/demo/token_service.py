@@ -6,6 +6,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from keyferry.demo.authorization_codes import PUSHED_LIFETIME
 from keyferry.demo.clients import AuthMethod, Client, ClientAuthenticator, Grant
 from keyferry.demo.grants import Decision, Grants
 from keyferry.demo.signing import ASSERTION_ALGORITHMS, Signer, TokenFormat
@@ -15,6 +16,7 @@ from keyferry.demo.wire import FormRequest, OAuthError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from keyferry.demo.authorization_codes import AuthorizationRequest
     from keyferry.demo.refresh_tokens import RefreshPolicy, RefreshToken
 
 _PURGE_EVERY: Final = 20_000
@@ -63,6 +65,35 @@ class TokenService(IssuerState):
             "interval": int(code.interval),
         }
 
+    def push_authorization(self, request: FormRequest) -> dict[str, object]:
+        """Answer a pushed authorization request (RFC 9126 2.2); raises ``OAuthError``."""
+        asked = self._grants.read_authorization(request, self._authenticator.authenticate(request))
+        return {"request_uri": self.authorization_codes.push(asked), "expires_in": int(PUSHED_LIFETIME)}
+
+    def authorize(self, request: FormRequest) -> AuthorizationRequest:
+        """Return what a browser was sent with; raises ``OAuthError``, after which it is sent nowhere."""
+        client_id = request.require("client_id")
+        client = self.clients.find(client_id)
+        if client is None:
+            raise OAuthError("invalid_client", "the client is not known")
+        pushed = request.get("request_uri")
+        if pushed is not None:
+            return self.authorization_codes.take_pushed(pushed, client_id)
+        if self.settings.requires_push:
+            raise OAuthError("invalid_request", "the request must be pushed first")
+        return self._grants.read_authorization(request, client)
+
+    def approve(self, request: AuthorizationRequest, subject: str) -> str:
+        """Return where to send the browser of a person who logged in and agreed."""
+        return self.authorization_codes.approve(request, subject, self._named())
+
+    def deny(self, request: AuthorizationRequest) -> str:
+        """Return where to send the browser of a person who said no."""
+        return self.authorization_codes.deny(request, self._named())
+
+    def _named(self) -> str:
+        return self.issuer if self.settings.names_issuer else ""
+
     def revoke(self, request: FormRequest) -> None:
         """Revoke a token (RFC 7009); an unknown one is no error. Raises ``OAuthError`` for a wrong client."""
         client = self._authenticator.authenticate(request)
@@ -110,7 +141,12 @@ class TokenService(IssuerState):
             "device_authorization_endpoint": f"{self.issuer}/device_authorization",
             "jwks_uri": f"{self.issuer}/jwks",
             "grant_types_supported": [grant.value for grant in Grant],
-            "response_types_supported": [],
+            "authorization_endpoint": f"{self.issuer}/authorize",
+            "pushed_authorization_request_endpoint": f"{self.issuer}/par",
+            "require_pushed_authorization_requests": self.settings.requires_push,
+            "authorization_response_iss_parameter_supported": self.settings.names_issuer,
+            "code_challenge_methods_supported": ["S256"],
+            "response_types_supported": ["code"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
             "token_endpoint_auth_methods_supported": [method.value for method in AuthMethod],
@@ -196,6 +232,8 @@ class TokenService(IssuerState):
             "iat": int(now),
             "exp": int(now + lifetime),
         }
+        if decision.nonce:
+            claims["nonce"] = decision.nonce
         if user.email:
             claims |= {"email": user.email, "email_verified": user.email_verified}
         return self.signer.sign(claims, TokenFormat.ES256, kind="JWT")

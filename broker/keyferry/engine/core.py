@@ -10,6 +10,7 @@ from keyferry.engine.credentials import Reference, Referent
 from keyferry.engine.custody import Custody
 from keyferry.engine.departures import Departures
 from keyferry.engine.desk import Desk
+from keyferry.engine.discards import Discards
 from keyferry.engine.entry import Care
 from keyferry.engine.job import PERSONAL
 from keyferry.engine.links import Links
@@ -69,6 +70,7 @@ class Engine:
                 checkpoint,
                 self._may_begin,
                 links,
+                Discards(self.roster, self._undertaker, self._look_at),
                 prompts=settings.prompts,
                 settle_margin=settings.settle_margin,
             ),

@@ -61,10 +61,10 @@ class Custody:
         """Commit the answers in the escrow that open claims of declared identities wait for (see ``Engine.rescue``)."""
         wanted = set()
         async for held in self._ports.store.records():
-            claim = held.record.claim
-            if claim is None or claim.attempt_id not in attempt_ids:
+            claims = {claim.attempt_id for claim in held.record.claims} & set(attempt_ids)
+            if not claims:
                 continue
-            wanted.add(claim.attempt_id)
+            wanted |= claims
             entry = self._roster.entries.get(held.record.key)
             if entry is not None and entry.uid in ("", held.record.uid):
                 await self._worker.last_look(entry)
@@ -128,8 +128,7 @@ class Custody:
                 continue
             del chosen[taken.key]
             alive.add(held.record.uid)
-            if held.record.claim is not None:
-                self.open_claims.add(held.record.claim.attempt_id)
+            self.open_claims |= {claim.attempt_id for claim in held.record.claims}
             if held.record.approval is not None:
                 self.open_claims.add(held.record.approval.attempt_id)
             stored.append((taken, held))

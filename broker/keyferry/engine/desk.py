@@ -8,10 +8,12 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from keyferry import __version__
 from keyferry.doubt import DoubtPolicy, settle_time
+from keyferry.engine.answers import Answers, concerns_people, is_answering
 from keyferry.engine.exchange import OAuthExchanger
 from keyferry.engine.job import REFRESHING, REPEATABLE, Job
 from keyferry.engine.labarchives import LabArchivesExchanger
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from keyferry.engine.clients import IdentityTokens
+    from keyferry.engine.discards import Discards
     from keyferry.engine.entry import Entry
     from keyferry.engine.links import Links
     from keyferry.engine.ports import Ports
@@ -58,6 +61,7 @@ class Desk:
         checkpoint: Checkpoint | None,
         may_begin: Callable[[ObjectKey], bool],
         links: Links,
+        discards: Discards,
         *,
         prompts: bool,
         settle_margin: float,
@@ -85,6 +89,7 @@ class Desk:
         self._oauth = OAuthExchanger(ports, ledger, tokens, links, prompts=prompts)
         self._tiled = TiledExchanger(ports, ledger)
         self._labarchives = LabArchivesExchanger(ports, ledger)
+        self._answers = Answers(ports, holder, settle_margin, discards, self._oauth.recover_login)
         self._publishing = asyncio.Semaphore(PUBLISHING_AT_ONCE)
 
     async def observe(
@@ -139,6 +144,7 @@ class Desk:
             renew_requested=entry.renew,
             login_requested=entry.login,
             asked_through_page=entry.login_by_page,
+            answering=is_answering(entry, record),
             poll_at=entry.poll_at,
             wanted_remaining=entry.wanted_remaining,
             doubt=_doubt_policy(entry, provider),
@@ -170,6 +176,8 @@ class Desk:
             cause=entry.tried,
             note=note,
             asked=entry.asking,
+            take_note=partial(self._answers.take_note, entry),
+            wishes=entry.wishes,
         )
         if is_behind(observed):
             await self._catch_up(job)
@@ -182,14 +190,55 @@ class Desk:
                 return await self._labarchives.perform(job)
 
     async def recover(
-        self, entry: Entry, provider: Provider, held: Versioned, note: Callable[[str], None]
+        self, entry: Entry, provider: Provider, observed: Observed, held: Versioned | None, note: Callable[[str], None]
     ) -> Versioned | None:
-        """Commit an answer that arrived before a crash, where there is one."""
-        observed = self.facts(entry, provider, held, None, suspended=False)
-        job = Job(entry.resource, entry.uid, provider, None, self._ports, observed, held, "", note, entry.asking)
-        if provider.resource.spec.type is ProviderType.LABARCHIVES:
-            return await self._labarchives.recover(job)
-        return await self._oauth.recover(job)
+        """Commit the answer to an open claim that arrived before a crash, where there is one; once a claim."""
+        claim = held.record.claim if held is not None else None
+        if held is None or claim is None or entry.recovered == claim.attempt_id:
+            return None
+        if held.record.uid != observed.uid or held.record.origin != observed.origin:
+            return None
+        facts = self.facts(entry, provider, held, None, suspended=False)
+        job = self._job(entry, provider, facts, held, note)
+        labarchives = provider.resource.spec.type is ProviderType.LABARCHIVES
+        recovered = await (self._labarchives.recover(job) if labarchives else self._oauth.recover(job))
+        # Only now: where the escrow could not be read, an answer may lie in it, and it is looked for again.
+        entry.recovered = claim.attempt_id
+        return recovered
+
+    async def hear(
+        self, entry: Entry, provider: Provider, observed: Observed, held: Versioned | None, note: Callable[[str], None]
+    ) -> tuple[Observed, Versioned | None, bool]:
+        """See to what people want by the approval page, and to what of it lapsed, as far as no request is needed.
+
+        Returns what is observed then, the record, and whether a login became the session. Raises StoreError.
+        """
+        if not concerns_people(entry, observed):
+            return observed, held, False
+        job = self._job(entry, provider, observed, held, note)
+        confirmed = await self._answers.hear(job, entry)
+        following = replace(
+            observed,
+            record=job.held.record if job.held is not None else None,
+            failure=entry.failure,
+            poll_at=entry.poll_at,
+            answering=is_answering(entry, job.held.record if job.held is not None else None),
+        )
+        return following, job.held, confirmed
+
+    def _job(
+        self,
+        entry: Entry,
+        provider: Provider,
+        observed: Observed,
+        held: Versioned | None,
+        note: Callable[[str], None],
+    ) -> Job:
+        """Return a job that sends nothing."""
+        noted = partial(self._answers.take_note, entry)
+        return Job(
+            entry.resource, entry.uid, provider, None, self._ports, observed, held, "", note, entry.asking, noted
+        )
 
     async def publish(self, entry: Entry, provider: Provider, record: Record) -> PublishedState | None:
         """Write the record's token for the workloads; return what is there then. Raises PublishError, ResourceError."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from keyferry.approval import Approval
-from keyferry.engine.apply import ASK_AGAIN
-from keyferry.errors import ApprovalPending, Conflict, ExchangeError, Reason, ResourceError, RetryClass
+from keyferry.engine.asking import UNANSWERED, came_to_nothing, nobody_sees
+from keyferry.errors import ApprovalPending, Conflict, ExchangeError, ResourceError, RetryClass
 from keyferry.grants.rfc8628_device_code import Decision, authorize, decision, next_interval, poll
 from keyferry.io.http import drive
 
@@ -78,18 +78,13 @@ class DeviceFlow:
         if not approval.open(job.observed.spec_hash, self._ports.clock.now()):
             if wanted:
                 return await self._prompt(job, dialect)
-            raise await self._over(job, approval, approval.ended or "nobody answered in time")
+            raise await self._over(job, approval, approval.ended or UNANSWERED)
         return await self._poll(job, dialect, approval, apply)
 
     async def _prompt(self, job: Job, dialect: DeviceDialect) -> Versioned:
         """Ask for a code and keep it, then wait for the person."""
         if not self._prompts:
-            raise ResourceError(
-                f"ServiceIdentity {job.key} needs a person's approval, and nobody is asked by this command: run"
-                f" `keyferry login {job.key.name} -n {job.key.namespace}`.",
-                reason=Reason.APPROVAL_REQUIRED,
-                retry=RetryClass.NEEDS_PERSON,
-            )
+            raise nobody_sees(job)
         held = await job.prove_writable()
         await job.channel.ready()
         started = self._ports.clock.now()
@@ -141,7 +136,7 @@ class DeviceFlow:
             case Decision.DENIED:
                 return await self._over(job, approval, "the person, or the provider's policy, said no")
             case Decision.LAPSED:
-                return await self._over(job, approval, "nobody answered in time")
+                return await self._over(job, approval, UNANSWERED)
             case Decision.PENDING:
                 approval = await self._slow_down(job, held, approval, next_interval(approval.interval, error))
                 return self._pending(job, approval)
@@ -164,12 +159,7 @@ class DeviceFlow:
     async def _over(self, job: Job, approval: Approval, why: str) -> ResourceError:
         """Note that the prompt came to nothing; return what people are told."""
         await self._end(job, approval, why)
-        return ResourceError(
-            f"ServiceIdentity {job.key} needs a person's approval, and the last request for it came to nothing: {why}."
-            f" What is published stays until it expires. {ASK_AGAIN}",
-            reason=Reason.APPROVAL_REQUIRED,
-            retry=RetryClass.NEEDS_PERSON,
-        )
+        return came_to_nothing(job, why)
 
     async def _end(self, job: Job, approval: Approval, why: str) -> None:
         ended = replace(approval, ended=approval.ended or why)

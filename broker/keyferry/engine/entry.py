@@ -12,11 +12,13 @@ from keyferry.engine.foresight import notice_times
 from keyferry.engine.job import REPEATABLE
 from keyferry.engine.links import page_address
 from keyferry.engine.status import APPROVAL_PENDING, IdentityStatus, Prompt
+from keyferry.engine.wishes import Begin
 from keyferry.errors import Reason
 from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
     from keyferry.approval import Approval, Link
+    from keyferry.engine.wishes import Wish
     from keyferry.errors import KeyferryError
     from keyferry.model import ObjectKey
     from keyferry.plan import Failure, PublishedState
@@ -73,6 +75,12 @@ class Entry:
     """What a person is being asked."""
     link: Link | None = None
     """Under which the page shows what a person is, or was, being asked."""
+    state: str = ""
+    """Keyed hash of the ``state`` of a login that a browser has begun and not come back from."""
+    redeeming: bool = False
+    """A browser came back with a code, and what became of that is not known yet."""
+    wishes: tuple[Wish, ...] = ()
+    """What the approval page wants."""
     answered: str = ""
     """Digest of the link under which a person gave what the session began with."""
     answered_until: float = 0.0
@@ -104,6 +112,8 @@ class Entry:
     """Why the last question to a person came to nothing."""
     claim_seen: tuple[str, float] | None = None
     """Attempt id of an open claim, and when (monotonic) it was first seen."""
+    login_claim_seen: tuple[str, float] | None = None
+    """The same of the claim of a login's code."""
     claim_finished: str = ""
     """Attempt id of an open claim whose request this process itself has given up."""
     last_renewal: float = -math.inf
@@ -126,7 +136,8 @@ class Entry:
         """Note the times of a record."""
         if record is None:
             return
-        self.asking(record.approval)
+        approval = record.approval
+        self.asking(approval, approval.next_look if approval is not None and approval.logs_in else None)
         self.answered, self.answered_until = record.answered, record.answered_until
         self.authorized_as = record.authorized_as
         if record.token is None:
@@ -146,6 +157,9 @@ class Entry:
         """Note what a person is being asked, and when the provider is asked next whether they answered."""
         self.link = approval.link if approval is not None else None
         self.unapproved = approval.ended if approval is not None else ""
+        login = approval.login if approval is not None and not approval.ended else None
+        self.state = login.state_digest if login is not None and login.code is None else ""
+        self.redeeming = approval is not None and approval.answered
         self.prompt = None
         if approval is not None and not approval.ended:
             self.prompt = Prompt(
@@ -179,6 +193,18 @@ class Entry:
         if self.claim_seen is None or self.claim_seen[0] != claim.attempt_id:
             self.claim_seen = (claim.attempt_id, now)
         return now - self.claim_seen[1]
+
+    def login_claim_age(self, claim: Claim, now: float) -> float:
+        """Return the same of the claim of a login's code."""
+        if self.login_claim_seen is None or self.login_claim_seen[0] != claim.attempt_id:
+            self.login_claim_seen = (claim.attempt_id, now)
+        return now - self.login_claim_seen[1]
+
+    def disappoint(self, error: KeyferryError) -> None:
+        """Say to whoever wants to begin a login that it cannot be begun now."""
+        for wish in self.wishes:
+            if isinstance(wish, Begin):
+                wish.refuse(error)
 
     def status(self, reason: Reason, message: str, *, busy: bool = False) -> IdentityStatus:
         """Return the status as people see it; ``busy`` while an exchange is queued or under way."""

@@ -11,6 +11,8 @@ from keyferry.engine.attempt import Attempts
 from keyferry.engine.clients import asserts_afresh, presents_fresh_token
 from keyferry.engine.device import DeviceFlow, OAuthDevice
 from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
+from keyferry.engine.login import LoginFlow
+from keyferry.engine.oauth_login import OAuthLogin
 from keyferry.engine.seeds import fall_back, reserve_seed, set_aside, with_seed
 from keyferry.errors import (
     AnswerError,
@@ -29,6 +31,7 @@ from keyferry.io.http import drive
 from keyferry.ledger import Spend
 from keyferry.plan import Route, is_asking, needs_exchange, route
 from keyferry.providers.revocation import TokenTypeHint, revoke
+from keyferry.spec.grant import GrantType
 from keyferry.spec.provider import Rotation
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from keyferry.engine.ports import Ports
     from keyferry.ledger import Ledger
     from keyferry.model import Exchange, TokenSet
-    from keyferry.record import Record, Versioned
+    from keyferry.record import Binding, Record, Versioned
     from keyferry.secret import SecretValue
 
 
@@ -56,6 +59,7 @@ class OAuthExchanger:
         self._ports = ports
         self._ledger = ledger
         self._device = DeviceFlow(ports, ledger, links, prompts=prompts)
+        self._login = LoginFlow(ports, ledger, links, prompts=prompts)
         self._attempts = Attempts(ports, tokens)
         self._in_flight: dict[tuple[str, ...], asyncio.Future[TokenSet]] = {}
         self._accepted: dict[tuple[str, str], int] = {}
@@ -86,6 +90,14 @@ class OAuthExchanger:
                 return committed
         raise AssertionError("unreachable: the last candidate returns or raises")
 
+    async def recover_login(self, job: Job) -> Versioned | None:
+        """Commit what a login's code had brought before a crash, as a candidate."""
+        approval = job.held.record.approval if job.held is not None else None
+        if approval is None or approval.login is None:
+            return None
+        inputs = self._blank(job, approval.login.binding)
+        return await self._login.recover(job, OAuthLogin(job, inputs, approval.login.binding))
+
     async def recover(self, job: Job) -> Versioned | None:
         """Commit an answer that had arrived before a crash; needs neither the provider nor any secret."""
         held = job.held
@@ -95,15 +107,7 @@ class OAuthExchanger:
         if oauth is None:
             return None
         bound = held.record.binding
-        inputs = GrantInputs(
-            token_endpoint="",
-            issuer=bound.issuer,
-            client=NoAuthentication(bound.client_id),
-            started_at=0.0,
-            scopes=job.spec.scopes,
-            assumed_lifetime=oauth.lifetime.assumed,
-            maximum_lifetime=oauth.lifetime.maximum,
-        )
+        inputs = self._blank(job, bound)
         token = held.record.refresh_token
         if token is None:
             return None
@@ -120,8 +124,25 @@ class OAuthExchanger:
         outcome.check()
         return committed
 
+    def _blank(self, job: Job, bound: Binding) -> GrantInputs:
+        """Return the inputs of a request that is not sent: its answer is here already."""
+        oauth = job.provider.resource.spec.oauth
+        if oauth is None:
+            raise ResourceError(f"{job.provider.name} is no OAuth provider")
+        return GrantInputs(
+            token_endpoint="",
+            issuer=bound.issuer,
+            client=NoAuthentication(bound.client_id),
+            started_at=0.0,
+            scopes=job.spec.scopes,
+            assumed_lifetime=oauth.lifetime.assumed,
+            maximum_lifetime=oauth.lifetime.maximum,
+        )
+
     async def _by_route(self, attempt: Attempt) -> Versioned:
         job = attempt.job
+        if job.asks and job.observed.answering:
+            return await self._ask_or_go_on(attempt, None)
         seed = await self._attempts.seed(job, attempt.metadata)
         digest = seed.fingerprint(self._ports.store.digest_key) if seed is not None else None
         # A wait for the provider's rate comes before the decision: what is right now may be wrong after it.
@@ -162,25 +183,34 @@ class OAuthExchanger:
             await job.reread()
             return None
 
-    async def _ask_or_go_on(self, attempt: Attempt, way: Route) -> Versioned:
-        """Ask a person, or use the session that they began; while they are asked anew, the old one serves on."""
+    async def _ask_or_go_on(self, attempt: Attempt, way: Route | None) -> Versioned:
+        """Ask a person, or use the session that they began; while they are asked anew, the old one serves on.
+
+        Without a ``way`` it is only about what they answer just now.
+        """
         observed, now = attempt.job.observed, self._ports.clock.now()
-        has_session = way in _BY_SESSION
-        if not has_session or observed.login_requested or is_asking(observed, now):
+        needed = way is not None and needs_exchange(observed, now)
+        has_session = way in _BY_SESSION if way is not None else _has_session(observed.record)
+        if not has_session or way is None or observed.login_requested or is_asking(observed, now):
             try:
                 return await self._ask(attempt)
             except ApprovalPending:
-                if not (has_session and needs_exchange(observed, now)):
+                if not (has_session and needed):
                     raise
             except KeyferryError as error:
                 if not has_session or error.retry is not RetryClass.NEEDS_PERSON:
                     raise
                 attempt.job.note(f"{SESSION_GOES_ON}: {error.message}")
                 raise Conflict(SESSION_GOES_ON) from None
+        if way is None:
+            raise AssertionError("what is not asked for goes on by a way")
         return await self._go_on(attempt, way) or await self._ask(attempt)
 
     async def _ask(self, attempt: Attempt) -> Versioned:
         """Begin a session with a person's approval."""
+        if attempt.job.spec.grant.type is GrantType.AUTHORIZATION_CODE:
+            binding = attempt.context.binding
+            return await self._login.proceed(attempt.job, OAuthLogin(attempt.job, attempt.inputs, binding, attempt))
         outcome = Outcome(attempt.job, attempt.context, new_session=True)
         committed = await self._device.proceed(attempt.job, OAuthDevice(attempt), outcome.apply)
         return await self._accept(attempt, outcome, committed)
@@ -337,6 +367,10 @@ class OAuthExchanger:
             previous_scope=record.token.scope if record.token is not None else "",
             refresh_expires_at=record.refresh_expires_at,
         )
+
+
+def _has_session(record: Record | None) -> bool:
+    return record is not None and record.refresh_token is not None and not record.refresh_ended
 
 
 _BY_SESSION: Final = frozenset({Route.REFRESH, Route.REPLAY})

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from keyferry.engine.apply import ASK_AGAIN, Context, check_publishable, check_subject, with_session
 from keyferry.engine.credentials import CredentialReader
 from keyferry.engine.seeds import set_aside
+from keyferry.engine.wishes import Begin
 from keyferry.errors import AnswerError, KeyferryError, Reason, ResourceError, RetryClass
 from keyferry.freshness import RenewalPolicy
+from keyferry.io.http import drive
 from keyferry.record import Binding, Record, Revocation, Versioned
 from keyferry.spec.grant import GrantType
 from keyferry.spec.identity import DeletionPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterator
 
     from keyferry.approval import Approval
     from keyferry.engine.ports import Ports
     from keyferry.engine.provider import Channel, Provider
-    from keyferry.model import ObjectKey, TokenSet
+    from keyferry.engine.wishes import Wish
+    from keyferry.model import HttpRequest, HttpResponse, ObjectKey, TokenSet
     from keyferry.plan import Observed
     from keyferry.question import Account
     from keyferry.secret import SecretValue
     from keyferry.spec.identity import ServiceIdentitySpec
     from keyferry.spec.resources import IdentityResource
 
-REFRESHING: frozenset[GrantType] = frozenset({GrantType.PASSWORD, GrantType.REFRESH_TOKEN, GrantType.DEVICE_CODE})
+_T = TypeVar("_T")
+
+REFRESHING: frozenset[GrantType] = frozenset(
+    {GrantType.PASSWORD, GrantType.REFRESH_TOKEN, GrantType.DEVICE_CODE, GrantType.AUTHORIZATION_CODE}
+)
 """Grants that keep a session going with refresh tokens; the others are simply made again."""
 
 
@@ -37,7 +44,7 @@ REPEATABLE: frozenset[GrantType] = frozenset(
 """Grants whose own request may be made at any time, without a person."""
 
 
-PERSONAL: frozenset[GrantType] = frozenset({GrantType.DEVICE_CODE})
+PERSONAL: frozenset[GrantType] = frozenset({GrantType.DEVICE_CODE, GrantType.AUTHORIZATION_CODE})
 """Grants that begin with a person's approval."""
 
 
@@ -59,6 +66,10 @@ class Job:
     """Tells people something that is no failure of the exchange."""
     asked: Callable[[Approval | None, float], None]
     """Told what a person is being asked, and when (Unix seconds) to look for the answer next."""
+    take_note: Callable[[Record], None]
+    """Told of a record as it was just written, where what a person is asked, or what is to be revoked, is another."""
+    wishes: tuple[Wish, ...] = ()
+    """What the approval page wants."""
     keepsakes: tuple[tuple[str, SecretValue], ...] = ()
     """What the client shows in this exchange, where it is to be kept for the revocation."""
     restored: bool = False
@@ -95,6 +106,14 @@ class Job:
     def asks(self) -> bool:
         """Tell whether a person is asked when there is no session to go on with."""
         return self.spec.grant.type in PERSONAL
+
+    def begins(self) -> Iterator[Begin]:
+        """Yield the logins that are to be begun."""
+        yield from (wish for wish in self.wishes if isinstance(wish, Begin) and not wish.done.done())
+
+    async def drive(self, exchange: Generator[HttpRequest, HttpResponse, _T]) -> _T:
+        """Send what an exchange yields until it returns, and return that."""
+        return await drive(exchange, self.channel.send)
 
     def reader(self, hosts: frozenset[str]) -> CredentialReader:
         """Return a reader for the identity's own references, whose values go to ``hosts``."""

@@ -10,6 +10,8 @@ from keyferry.approval import Link
 from keyferry.secret import SecretValue
 
 if TYPE_CHECKING:
+    from keyferry.model import ObjectKey
+    from keyferry.spec.identity import ProviderKind
     from keyferry.spec.resources import ProviderResource
 
 ENTROPY: Final = 32
@@ -54,7 +56,12 @@ def page_address(page_url: str, link: Link) -> str:
 
 def provider_uid(provider: ProviderResource) -> str:
     """Return a provider's uid; one that hangs on its name alone where it has none, as on a machine."""
-    return provider.uid or str(uuid.uuid5(_NAMESPACE, f"{provider.kind}/{provider.key}"))
+    return provider.uid or named_uid(provider.kind, provider.key)
+
+
+def named_uid(kind: ProviderKind, key: ObjectKey) -> str:
+    """Return what stands for the uid of a provider that has none: the same wherever and whenever it is declared."""
+    return str(uuid.uuid5(_NAMESPACE, f"{kind.value}/{key}"))
 
 
 _NAMESPACE: Final = uuid.UUID("f4a3c1de-6f1b-5a52-9b0e-6b1c9a8d2e70")

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from keyferry import approval
 from keyferry.errors import Reason, RetryClass
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from keyferry.question import Account
 
 
-APPROVAL_PENDING: Final = "approval_pending"
+APPROVAL_PENDING: Final = approval.APPROVAL_PENDING
 """Code of what is no failure: a person is being asked."""
 
 

@@ -20,12 +20,14 @@ from keyferry.io.http import drive
 from keyferry.model import ObjectKey
 from keyferry.providers.revocation import TokenTypeHint, revoke
 from keyferry.providers.tiled import delete_api_key, refresh, revoke_session
+from keyferry.record import Versioned
 from keyferry.scheduler.lane import backoff
 from keyferry.spec.identity import DeletionPolicy, ProviderKind
 from keyferry.spec.provider import Client, ClusterTokenProviderSpec, ProviderType, TokenProviderSpec
 from keyferry.spec.resources import ProviderResource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Set as AbstractSet
 
     from keyferry.client_auth import ClientAuth
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from keyferry.engine.roster import Roster
     from keyferry.model import TokenSet
     from keyferry.providers.metadata import ProviderMetadata
-    from keyferry.record import Record, Revocation, Versioned
+    from keyferry.record import Record, Revocation
     from keyferry.secret import SecretValue
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,16 @@ class _Order:
     busy: bool = False
     dropped: bool = False
     """Left to another process, as soon as it is not worked on."""
+    forget: Callable[[], None] | None = None
+    """What to do when it is done with, where no buried record is the order: its identity lives."""
+
+    @property
+    def whose(self) -> str:
+        """Say what is revoked, for people."""
+        key = self.held.record.key
+        if self.forget is not None:
+            return f"the credentials that a login brought for ServiceIdentity {key}, and that nobody wants,"
+        return f"the credentials of ServiceIdentity {key}, which is gone,"
 
 
 class Undertaker:
@@ -130,7 +142,10 @@ class Undertaker:
         order.busy = True
         try:
             if await self._carry_out(order):
-                await self._ports.store.settle(order.held)
+                if order.forget is not None:
+                    order.forget()
+                else:
+                    await self._ports.store.settle(order.held)
                 self._orders.pop(uid, None)
         except KeyferryError as error:
             log.warning("an order to revoke could not be put away: %s", error)
@@ -159,8 +174,8 @@ class Undertaker:
                 record,
                 Level.ERROR,
                 "revocation_failed",
-                f"the credentials of ServiceIdentity {record.key}, which is gone, could not be revoked and stay valid"
-                f" until they expire: {error.message}. Revoke them at the provider if that matters.",
+                f"{order.whose} could not be revoked and stay valid until they expire: {error.message}. Revoke them at"
+                " the provider if that matters.",
             )
             return True
         if done:
@@ -168,7 +183,7 @@ class Undertaker:
                 record,
                 Level.INFO,
                 "revoked",
-                f"the credentials of ServiceIdentity {record.key}, which is gone, are revoked",
+                f"{order.whose} are revoked",
             )
         return True
 
@@ -215,7 +230,14 @@ class Undertaker:
         # After a restart the value of a published token may not be known any more.
         if published is not None and published.access_token and published.expires_at > self._ports.clock.now():
             tokens.append((published.access_token, "access_token"))
-        if not tokens or await self._in_use(record):
+        unused = [thrown.tokens for thrown in record.thrown]
+        if record.approval is not None and record.approval.candidate is not None:
+            unused.append(record.approval.candidate.tokens)
+        for issued in unused:  # what logins brought that never became the session
+            if issued.refresh_token is not None:
+                tokens.append((issued.refresh_token, "refresh_token"))
+            tokens.append((issued.access_token, "access_token"))
+        if not tokens or (record.spec_hash and await self._in_use(record)):
             return False
         metadata = await provider.oauth(channel)
         if not metadata.revocation_endpoint:
@@ -301,6 +323,10 @@ class Undertaker:
     def _tell(self, record: Record, level: Level, event: str, message: str) -> None:
         reason = Reason.ISSUED if level is Level.INFO else Reason.RETRYING
         self._ports.reporter.event(Event(level, event, reason, message, record.key))
+
+    def discard(self, record: Record, forget: Callable[[], None]) -> None:
+        """Revoke what the record holds, of an identity that lives; ``forget`` is called when that is done with."""
+        self._orders.setdefault(record.uid, _Order(Versioned(record, ""), forget=forget))
 
     def add(self, held: Versioned) -> None:
         """Take up an order that was just buried, where its shard is held; else whoever holds it finds it."""

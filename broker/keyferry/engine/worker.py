@@ -16,6 +16,7 @@ from keyferry.engine.provider import Channel, Provider
 from keyferry.engine.status import APPROVAL_PENDING, Level
 from keyferry.engine.telling import Teller
 from keyferry.errors import (
+    ApprovalPending,
     Conflict,
     KeyferryError,
     Reason,
@@ -85,8 +86,8 @@ class Worker:
         self._adopt(entry, held)
         may_have_new_code = entry.resource.spec.grant.type is GrantType.LABARCHIVES_CODE
         stopped = entry.failure is not None or entry.refusal is not None
-        needs_closer_look = held.record.claim is not None or stopped or may_have_new_code
-        needs_closer_look = needs_closer_look or self._foresight.is_due(entry, held.record)
+        unsettled = bool(held.record.claims) or bool(held.record.thrown)
+        needs_closer_look = unsettled or stopped or may_have_new_code or self._foresight.is_due(entry, held.record)
         if needs_closer_look or entry.key not in published:
             self._agenda.put(entry.key, 0.0)
             return
@@ -118,8 +119,7 @@ class Worker:
             return
         try:
             await self._waive(entry, provider)
-            observed, held = await self._observe(entry, provider)
-            recovered = await self._recover(entry, provider, observed, held)
+            observed, held, recovered = await self._look(entry, provider)
         except KeyferryError as error:
             await self._failed(entry, provider, error)
             return
@@ -138,6 +138,16 @@ class Worker:
                     await self._publish_first(entry, provider, observed, held, step)
             case Action.EXCHANGE:
                 await self._enqueue(entry, provider)
+
+    async def _look(self, entry: Entry, provider: Provider) -> tuple[Observed, Versioned | None, Versioned | None]:
+        """Return what is observed, the record, and the record again where it was committed just now."""
+        observed, held = await self._observe(entry, provider)
+        note = self._teller.note(entry)
+        recovered = await self._desk.recover(entry, provider, observed, held, note)
+        if recovered is not None:
+            return observed, held, recovered
+        observed, held, confirmed = await self._desk.hear(entry, provider, observed, held, note)
+        return observed, held, held if confirmed else None
 
     async def _publish_first(
         self, entry: Entry, provider: Provider, observed: Observed, held: Versioned, step: Step
@@ -160,8 +170,7 @@ class Worker:
         if provider is None:
             return
         try:
-            observed, held = await self._observe(entry, provider)
-            await self._recover(entry, provider, observed, held)
+            await self._look(entry, provider)
         except KeyferryError as error:
             self._teller.event(entry, Level.WARNING, "note", error.reason, error.message)
 
@@ -233,20 +242,6 @@ class Worker:
             self._adopt(entry, held)
             observed = replace(observed, uid=entry.uid)
         return observed, held
-
-    async def _recover(
-        self, entry: Entry, provider: Provider, observed: Observed, held: Versioned | None
-    ) -> Versioned | None:
-        """Commit the answer to an open claim that arrived before a crash, once a claim."""
-        claim = held.record.claim if held is not None else None
-        if held is None or claim is None or entry.recovered == claim.attempt_id:
-            return None
-        if held.record.uid != observed.uid or held.record.origin != observed.origin:
-            return None
-        recovered = await self._desk.recover(entry, provider, held, self._teller.note(entry))
-        # Only now: where the escrow could not be read, an answer may lie in it, and it is looked for again.
-        entry.recovered = claim.attempt_id
-        return recovered
 
     def _adopt(self, entry: Entry, held: Versioned | None) -> None:
         """Give an identity that the outside does not name its uid, and note the record's times."""
@@ -324,6 +319,7 @@ class Worker:
             )
 
     def _keep(self, entry: Entry, step: Step) -> None:
+        entry.disappoint(KeyferryError(step.why or "there is nothing to log in for now", reason=step.reason))
         self._look_again(entry, step.at)
         if step.reason is Reason.ISSUED:
             self._teller.issued(entry)
@@ -336,7 +332,8 @@ class Worker:
         """Put an identity on the agenda; when its token expires or something is to be written or told, in any case."""
         now = self._ports.clock.now()
         unwritten = entry.publish_failure.next_attempt if entry.publish_failure is not None else 0.0
-        moments = (entry.expiration_time, unwritten, *entry.notice_times)
+        polled = entry.poll_at if entry.prompt is not None else 0.0
+        moments = (entry.expiration_time, unwritten, polled, *entry.notice_times)
         self._agenda.put(entry.key, min([at, *(due for due in moments if due > now)]))
 
     # --- how it went --------------------------------------------------------------------------------------------------
@@ -347,6 +344,8 @@ class Worker:
             # Somebody else wrote the record first: what they wrote is looked at before anything is tried again.
             self._agenda.put(entry.key, self._ports.clock.now() + backoff(0, self._ports.rng.random()))
             return
+        if not isinstance(error, ApprovalPending):
+            entry.disappoint(error)
         await self._note_doubt(entry, error)
         previous, now = entry.failure, self._ports.clock.now()
         cause, entry.tried = entry.tried or await self._cause(entry, provider), ""

@@ -18,7 +18,8 @@ from keyferry.errors import Conflict, PublishError, StoreError, StoreUnavailable
 from keyferry.io.files import Folder, read_at_most
 from keyferry.io.state_dir import unavailable
 from keyferry.io.threads import in_thread
-from keyferry.record import Record, Versioned, dumps, loads, version_of
+from keyferry.record import Record, Versioned
+from keyferry.record_json import dumps, loads, version_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

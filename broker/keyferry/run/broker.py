@@ -323,8 +323,7 @@ class LocalBroker:
 
     async def _sweep(self, unknown: list[Versioned]) -> None:
         """Remove answers in escrow that belong to no open claim of any record."""
-        claims = [held.record.claim for held in unknown if held.record.claim is not None]
-        wanted = {claim.attempt_id for claim in claims} | self.engine.open_claims
+        wanted = {claim.attempt_id for held in unknown for claim in held.record.claims} | self.engine.open_claims
         await self._in_thread(lambda: self._escrow.sweep(wanted))
 
     # --- watching -----------------------------------------------------------------------------------------------------

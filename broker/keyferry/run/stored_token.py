@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import PublishError, StoreError
 from keyferry.io.files import read_file
-from keyferry.record import loads
+from keyferry.record_json import loads
 
 if TYPE_CHECKING:
     from pathlib import Path

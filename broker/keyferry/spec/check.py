@@ -54,7 +54,7 @@ FORMATS: Final[Mapping[FileFormat, ProviderType]] = {
 }
 """Formats that need a type of provider."""
 UNSUPPORTED_GRANTS: Final[Mapping[ProviderType, frozenset[GrantType]]] = {
-    ProviderType.OAUTH: frozenset({GrantType.AUTHORIZATION_CODE}),
+    ProviderType.OAUTH: frozenset(),
     ProviderType.TILED: frozenset({GrantType.DEVICE_CODE}),
     ProviderType.LABARCHIVES: frozenset({GrantType.LABARCHIVES_LOGIN}),
 }

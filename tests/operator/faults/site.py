@@ -16,7 +16,7 @@ from keyferry.demo.state import User
 from keyferry.errors import KeyferryError
 from keyferry.io.addresses import HostRule
 from keyferry.io.file_escrow import FileEscrow
-from keyferry.record import dumps, loads
+from keyferry.record_json import dumps, loads
 from keyferry_operator.crds import manifests
 from keyferry_operator.operator import Operator, OperatorSettings
 from tests.operator.live.conftest import GROUP, Field
