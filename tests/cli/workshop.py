@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.support.issuer_process import IssuerProcess
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 SECRET = "workshop-secret"
 CLIENT = Client(
     "workshop",

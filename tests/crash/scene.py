@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.support.issuer import FaultIssuer
     from tests.support.labarchives import LabArchives
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 LIFE = 3.0
 """Seconds that an access token lives."""
 TIMEOUT = 1

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-DEADLINE = 60.0
+DEADLINE = 180.0
 PROGRAM = """
 import asyncio, sys
 from keyferry.demo.command import run_demo

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from keyferry.run.broker import LocalBroker
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which a wait is given up; a slow machine needs some, a right engine nothing like all of it."""
 OUR_AGENT = "keyferry/"
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})

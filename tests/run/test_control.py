@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 REPORT = ObjectKey("default", "nightly-report")
 INGEST = ObjectKey("default", "ingest")
 ARCHIVE = ObjectKey("default", "archive")
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 @pytest.fixture

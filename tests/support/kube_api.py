@@ -24,8 +24,8 @@ APPLY, MERGE, JSON_PATCH = (
     "application/json-patch+json",
 )
 FIELD_MANAGER = "keyferry-tests"
-REQUEST_TIMEOUT = 60.0
-WAIT_TIMEOUT = 120.0
+REQUEST_TIMEOUT = 120.0
+WAIT_TIMEOUT = 240.0
 WAIT_STEP = 0.1
 
 

@@ -29,7 +29,7 @@ KINDS = (SECRETS, IDENTITIES, LEASES)
 FILES = {"token", "token.json", "type", "provider"}
 """What is published: the token files, and what Service Binding wants to be told."""
 A_DAY = 86400
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 @dataclass(frozen=True)

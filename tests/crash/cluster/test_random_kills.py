@@ -45,7 +45,7 @@ HASTY = Timing(duration=2.0, deadline=1.5, retry=0.3, request=1.0)
 LIVES = (3.0, 4.0, 5.0)
 LATENCY = 0.1
 """Seconds that the issuers take to answer, so that a kill finds requests under way."""
-LEADER_PATIENCE = 60.0
+LEADER_PATIENCE = 180.0
 POLICIES = {
     "strict": RefreshPolicy(),
     "grace": RefreshPolicy(reuse_window=60),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 SECRET, LATER_SECRET = "s3cret of the bot", "an0ther s3cret"
-PATIENCE = 150.0
+PATIENCE = 300.0
 RESTART_PAUSE = 1.0
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 PROGRAM = Path(sys.executable).with_name("kubectl-keyferry")
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 @contextmanager

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["cluster", "helm", "namespace", "start_cluster"]
 
 GROUP = "keyferry.dev/v1alpha1"
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds: on a machine that is busy enough, an interpreter takes a minute to start."""
 
 
