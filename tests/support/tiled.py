@@ -166,7 +166,11 @@ def shared_tiled(run: SharedRun) -> TiledServer:
 def start_tiled(directory: Path, lifetimes: Lifetimes) -> TiledServer:
     """Start a server of one's own, whose files go to ``directory``; it ends with ``stop()`` or with this process."""
     lease = Lease(directory / "tiled.lease")
-    tiled = _prepare(Server(directory, "tiled"), directory, lifetimes, lease)
+    try:
+        tiled = _prepare(Server(directory, "tiled"), directory, lifetimes, lease)
+    except BaseException:
+        lease.release()
+        raise
     tiled.lease = lease
     return tiled
 
