@@ -28,6 +28,7 @@ demo: $(VENV)/.runtime ## See tokens being renewed, against an issuer of its own
 	@$(BIN)/keyferry demo
 
 test: $(VENV)/.tools ## Run every test that this machine can run; what it cannot run says so
+	$(BIN)/python -m tests.support.prepare
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-quick: $(VENV)/.tools ## Run the tests that need no other server and end soon
