@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from keyferry.secret import SecretValue
     from keyferry.sidecar.client import BrokerClient, Fetched
     from keyferry.sidecar.files import IdentityFiles
-    from keyferry.sidecar.status import Board
+    from keyferry.sidecar.status import Board, Trouble
     from keyferry.wire import TokenAnswer
 
 UNREACHABLE: Final = "BrokerUnreachable"
@@ -116,6 +116,11 @@ class Follower:
             self._files.put_back()
         except PublishError as error:
             self._trouble(UNWRITABLE, error.message)
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why there is no newer token; None while all is well."""
+        return self._pod.board.standings[self.name].problem
 
     @property
     def may_go_missing(self) -> bool:

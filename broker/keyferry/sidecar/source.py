@@ -31,7 +31,11 @@ PATIENCE: Final = 8.0
 class BrokerSource:
     """Implements ``keyferry.web.source.Source`` for one identity of the pod."""
 
-    def __init__(self, follower: Follower, client: BrokerClient, placeholder: SecretValue) -> None:
+    def __init__(
+        self, follower: Follower, client: BrokerClient, placeholder: SecretValue, *, patience: float = PATIENCE
+    ) -> None:
+        """``patience`` is for how many seconds a token is waited for."""
+        self._patience = patience
         self._follower = follower
         self._client = client
         self._placeholder = placeholder
@@ -43,17 +47,15 @@ class BrokerSource:
 
     async def token(self) -> Token:
         """Return the token of the last answer while it will do; wait for the next one where it will not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                while (current := self._follower.current) is None or not _will_do(current):
+                    await self._follower.renewed.wait()
         current = self._follower.current
-        if current is None or not _will_do(current):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE):
-                    current = await self._next()
-        if current is None:
-            raise Unavailable("the broker has not given a token yet")
-        if not current.access_token:
+        if current is not None and not current.access_token:
             raise NotOffered
-        if current.expires_at <= time.time():
-            raise Unavailable("the token has expired, and the broker has given no newer one")
+        if current is None or current.expires_at <= time.time():
+            raise self._unavailable()
         return Token(
             current.access_token,
             current.token_type,
@@ -79,10 +81,11 @@ class BrokerSource:
         """Have it looked into, and the person asked."""
         await self._ask(lambda _: None, "refused")
 
-    async def _next(self) -> TokenAnswer | None:
-        while (current := self._follower.current) is None or not _will_do(current):
-            await self._follower.renewed.wait()
-        return current
+    def _unavailable(self) -> Unavailable:
+        trouble = self._follower.trouble
+        if trouble is None:
+            return Unavailable("the broker has not given a token yet")
+        return Unavailable(f"{trouble.reason}: {trouble.message}", person=trouble.reason == Reason.APPROVAL_REQUIRED)
 
     async def _ask(self, decode: Callable[[object], T], what: str, body: dict[str, Any] | None = None) -> T:
         try:
