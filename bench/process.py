@@ -1,4 +1,4 @@
-"""A `keyferry run` under observation, and what the kernel says of a process."""
+"""Processes under observation, among them a `keyferry run`, and what the kernel says of a process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from bench.world import World
@@ -36,25 +37,20 @@ def memory(pid: int) -> tuple[float, float]:
     return now, most
 
 
-class Broker:
-    """`keyferry run` on a world; `with` starts it and ends it by SIGTERM."""
+class Observed:
+    """A Keyferry process that writes an event as JSON in each line; `with` starts it and ends it by SIGTERM."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
+        """``environment`` is on top of this process's own."""
+        self._command = [KEYFERRY, *command]
+        self._environment = {**os.environ, **(environment or {})}
         self.begun = time.monotonic()
-        self.started = 0.0
-        """When (monotonic) its first line said that the schedule is built."""
         self.troubles: list[str] = []
         """Its events of level warning and above."""
-        self.renewals = 0
-        """Its events that tell of an exchange."""
-        self._ready = threading.Event()
 
     def __enter__(self) -> Self:
-        world = self._world
-        command: list[str | Path] = [KEYFERRY, "run", world.resources, "--out", world.out, "--state", world.state]
         self.begun = time.monotonic()
-        self._process = subprocess.Popen([*command, "--allow-host", "127.0.0.1"], stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=self._environment)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         return self
@@ -74,34 +70,58 @@ class Broker:
         """The process id."""
         return self._process.pid
 
-    def wait_until_started(self) -> None:
-        """Wait for its first word. Raises RuntimeError where it ended instead."""
-        while not self._ready.wait(0.05):
-            self._check()
-
-    def wait_until_published(self) -> None:
-        """Wait until every identity has its files, which appear all at once in a directory of their own."""
-        directory = self._world.published
-        while sum(not name.startswith(".") for name in _names(directory)) < self._world.identities:
-            self._check()
-            time.sleep(0.05)
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise RuntimeError where it ended, or takes longer than anybody would wait."""
+        command = f"keyferry {self._command[1]}"
         if self._process.poll() is not None:
-            raise RuntimeError(f"keyferry run ended with exit code {self._process.returncode}: {self.troubles[:3]}")
+            raise RuntimeError(f"{command} ended with exit code {self._process.returncode}: {self.troubles[:3]}")
         if time.monotonic() - self.begun > PATIENCE:
-            raise RuntimeError(f"keyferry run took longer than {PATIENCE:.0f} s: {self.troubles[:3]}")
+            raise RuntimeError(f"{command} took longer than {PATIENCE:.0f} s: {self.troubles[:3]}")
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Take note of an event."""
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event: dict[str, Any] = json.loads(line)
-            if event["event"] == "started":
-                self.started = time.monotonic()
-                self._ready.set()
-            self.renewals += event["event"] in ("obtained", "renewed")
+            self.take(event)
             if event["level"] in ("warning", "error"):
                 self.troubles.append(line)
+
+
+class Broker(Observed):
+    """`keyferry run` on a world."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(
+            ["run", world.resources, "--out", world.out, "--state", world.state, "--allow-host", "127.0.0.1"]
+        )
+        self._world = world
+        self.started = 0.0
+        """When (monotonic) its first line said that the schedule is built."""
+        self.renewals = 0
+        """Its events that tell of an exchange."""
+        self._ready = threading.Event()
+
+    def wait_until_started(self) -> None:
+        """Wait for its first word. Raises RuntimeError where it ended instead."""
+        while not self._ready.wait(0.05):
+            self.check()
+
+    def wait_until_published(self) -> None:
+        """Wait until every identity has its files, which appear all at once in a directory of their own."""
+        directory = self._world.published
+        while sum(not name.startswith(".") for name in _names(directory)) < self._world.identities:
+            self.check()
+            time.sleep(0.05)
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Count."""
+        if event["event"] == "started":
+            self.started = time.monotonic()
+            self._ready.set()
+        self.renewals += event["event"] in ("obtained", "renewed")
 
 
 def _names(directory: Path) -> list[str]:

@@ -117,6 +117,7 @@ async def test_why_there_is_no_token_is_said_plainly(
     broker: FakeBroker, pod: PodPlace, problem: Problem, told: str
 ) -> None:
     broker.problems["nightly"] = problem
+    broker.longest_wait = 0.05
     follower = pod.follower()
     for _ in range(3):
         await follower.step()
@@ -137,6 +138,16 @@ async def test_why_there_is_no_token_is_said_plainly(
     assert probe(pod)[1]
 
 
+async def test_a_first_token_is_pushed_as_soon_as_there_is_one(broker: FakeBroker, pod: PodPlace) -> None:
+    broker.problems["nightly"] = APPROVAL
+    async with following(pod.follower()):
+        await until(lambda: pod.lines, "word of the trouble, at once")
+        await until(lambda: broker.held, "a held request")
+        del broker.problems["nightly"]
+        broker.publish("nightly")
+        await until(lambda: pod.read() == "token-1", "the token")
+
+
 async def test_what_the_broker_asks_for_is_the_least(broker: FakeBroker, pod: PodPlace) -> None:
     follower = pod.follower()
     broker.retry_after = 30
@@ -150,7 +161,7 @@ async def test_containers_wait_for_a_token_that_lives_long_enough(broker: FakeBr
     broker.publish("nightly", lifetime=600.0)
     follower = pod.follower(minimum=5400.0)
     await follower.step()
-    assert "LifetimeTooShort: no token of nightly lives for 1h30m" in probe(pod)[0]
+    assert "LifetimeTooShort: no token of nightly ever lives for 1h30m" in probe(pod)[0]
     broker.publish("nightly", lifetime=5405.0)
     await follower.step()
     assert probe(pod)[1]

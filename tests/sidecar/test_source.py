@@ -58,6 +58,7 @@ async def test_a_token_that_is_about_to_lapse_is_waited_for(
 
 async def test_none_comes_where_there_is_none(broker: FakeBroker, pod: PodPlace, follower: Follower) -> None:
     source = BrokerSource(follower, pod.client(), PLACEHOLDER, patience=0.05)
+    broker.longest_wait = 0.05
     with pytest.raises(Unavailable, match="not given a token yet"):
         await source.token()
     broker.publish("notebook", "old", lifetime=-5.0)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs
 
 from keyferry.secret import SecretValue
-from keyferry.spec.durations import parse_duration
+from keyferry.spec.durations import format_duration, parse_duration
 from keyferry.wire import LONGEST_WAIT, PROBLEM_TYPE, Problem, TokenAnswer, TokenFile
 from tests.support.http1 import Connection, Listener, Received, render
 from tests.support.pki import Authority, server_context
@@ -37,7 +37,6 @@ class Held:
     """A request that waits for another revision."""
 
     name: str
-    etag: str
     connection: Connection
     timer: asyncio.TimerHandle | None = None
 
@@ -195,20 +194,20 @@ class FakeBroker:
 
     def _token(self, name: str, request: Received, connection: Connection) -> None:
         problem, answer = self.problems.get(name), self.identities.get(name)
-        asked = parse_qs(request.query).get("minimum_remaining", ["0s"])[0]
-        if problem is not None or answer is None:
-            self._refuse(problem or Problem(404, "NotFound", "there is none"), connection)
-        elif answer.expires_at - time.time() < parse_duration(asked):
-            self._refuse(Problem(409, "LifetimeTooShort", f"no token of {name} lives for {asked}"), connection)
-        elif request.headers.get("if-none-match") == self.etag(name):
-            preference = re.fullmatch(r"wait=(\d+)", request.headers.get("prefer", ""))
-            wait = min(self.longest_wait, float(preference[1])) if preference else 0.0
-            loop = asyncio.get_running_loop()
-            held = Held(name, self.etag(name), connection)
-            held.timer = loop.call_later(wait, self._lapse, held)
-            self._held.append(held)
-        else:
+        asked = parse_duration(parse_qs(request.query).get("minimum_remaining", ["0s"])[0])
+        preference = re.fullmatch(r"wait=(\d+)", request.headers.get("prefer", ""))
+        wait = min(self.longest_wait, float(preference[1])) if preference else 0.0
+        if problem is not None and (problem.status in (401, 404) or problem.reason == "LifetimeTooShort"):
+            self._refuse(problem, connection)
+        elif problem is None and answer is not None and answer.expires_at - answer.issued_at < asked:
+            short = f"no token of {name} ever lives for {format_duration(asked)}"
+            self._refuse(Problem(409, "LifetimeTooShort", short), connection)
+        elif problem is None and answer is not None and request.headers.get("if-none-match") != self.etag(name):
             self._answer(name, connection)
+        else:
+            held = Held(name, connection)
+            self._held.append(held)
+            held.timer = asyncio.get_running_loop().call_later(wait, self._lapse, held)
 
     def etag(self, name: str) -> str:
         return f'"uid.{self.identities[name].revision}.hash"'
@@ -218,9 +217,12 @@ class FakeBroker:
         self._unchanged(held)
 
     def _unchanged(self, held: Held) -> None:
-        if held.connection.open:
+        problem = self.problems.get(held.name)
+        if problem is not None:
+            self._refuse(problem, held.connection)
+        elif held.connection.open:
             closing = "Connection: close\r\n" if self.ends_connections else ""
-            held.connection.send(f"HTTP/1.1 304 Not Modified\r\nETag: {held.etag}\r\n{closing}\r\n".encode())
+            held.connection.send(f"HTTP/1.1 304 Not Modified\r\nETag: {self.etag(held.name)}\r\n{closing}\r\n".encode())
             self._finish(held.connection)
 
     def _answer(self, name: str, connection: Connection) -> None:

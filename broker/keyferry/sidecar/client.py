@@ -20,7 +20,7 @@ from keyferry.io.tls import TlsSettings, build_context
 from keyferry.model import ObjectKey
 from keyferry.sidecar.connection import Answer, BrokenAnswerError, Connection
 from keyferry.spec.durations import format_duration
-from keyferry.wire import LONGEST_WAIT, HeldReport, Malformed, Problem, TokenAnswer, identity_path
+from keyferry.wire import LONGEST_WAIT, HeldReport, Malformed, Problem, ProblemReason, TokenAnswer, identity_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,8 @@ PLACES: Final = 4
 """Connections that a request is tried on where the broker says that another replica is to be asked."""
 MOST_IDLE: Final = 4
 
+_NOT_NOW: Final = frozenset({ProblemReason.MISDIRECTED, ProblemReason.TOO_MANY_REQUESTS, ProblemReason.UNAVAILABLE})
+"""Answers that tell nothing of the identity."""
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _ETAG: Final = re.compile(r'(W/)?"[!#-~]{0,256}"')
 _TOKEN: Final = re.compile(r"[!-~]{1,65536}")
@@ -42,9 +44,10 @@ _TOKEN: Final = re.compile(r"[!-~]{1,65536}")
 class BrokerAwayError(KeyferryError):
     """There is no good answer just now: not reached, overloaded, or it made no sense."""
 
-    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
-        """``retry_after`` is in seconds."""
+    def __init__(self, message: str, *, problem: Problem | None = None, retry_after: float = 0.0) -> None:
+        """``problem`` is what the broker says, where it said anything; ``retry_after`` is in seconds."""
         super().__init__(message)
+        self.problem = problem
         self.retry_after = retry_after
 
 
@@ -91,11 +94,11 @@ class BrokerClient:
     async def token(self, name: str, *, etag: str = "", wait: int = 0, minimum: float = 0.0) -> Fetched:
         """Return the current token of an identity.
 
-        With ``etag`` it is answered when there is another one, or after ``wait`` seconds. ``minimum`` is for how many
-        seconds it must be good.
+        The broker answers when there is one, and another than that of ``etag``; and in any case after ``wait`` seconds.
+        ``minimum`` is for how many seconds it must be good.
         """
         headers = {"If-None-Match": etag} if etag else {}
-        wait = min(wait, LONGEST_WAIT) if etag else 0
+        wait = min(wait, LONGEST_WAIT)
         if wait:
             headers["Prefer"] = f"wait={wait}"
         query = f"?minimum_remaining={format_duration(minimum)}" if minimum > 0 else ""
@@ -265,9 +268,9 @@ def _refusal(answer: Answer) -> KeyferryError:
     except (ValueError, RecursionError):
         body = None
     problem = Problem.from_json(body, answer.status)
-    temporary = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or answer.status < HTTPStatus.BAD_REQUEST
-    if temporary or answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.MISDIRECTED_REQUEST):
-        return BrokerAwayError(problem.detail, retry_after=wait)
+    odd = not HTTPStatus.BAD_REQUEST <= answer.status < 600  # noqa: PLR2004 - no such status is defined
+    if odd or problem.reason in _NOT_NOW:
+        return BrokerAwayError(problem.detail, problem=problem, retry_after=wait)
     return BrokerRefusedError(problem, retry_after=wait)
 
 

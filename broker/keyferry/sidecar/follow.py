@@ -74,6 +74,8 @@ class Follower:
         self._unsaid: HeldReport | None = None
         self._lost = True
         """The replica that knew what this pod holds may be gone."""
+        self._anew = True
+        """The next question is to be answered at once."""
         self._told_local = False
         self.current: TokenAnswer | None = None
         """The last answer."""
@@ -93,9 +95,9 @@ class Follower:
         try:
             return await self._ask()
         except BrokerAwayError as error:
-            self._lost = True
+            self._lost = self._anew = True
             self._fall_back()
-            self._trouble(UNREACHABLE, error.message)
+            self._trouble(error.problem.reason if error.problem is not None else UNREACHABLE, error.message)
             first = self._pod.spread if self._is_held() else SOON
             return self._backoff.next(first, floor=error.retry_after)
         except BrokerRefusedError as error:
@@ -104,7 +106,7 @@ class Follower:
             self._trouble(problem.reason, f"{problem.detail}{_ADVICE.get(problem.reason, '')}")
             return self._backoff.next(SOON, floor=error.retry_after, latest=LONGEST_REFUSED)
         except PublishError as error:
-            self._etag = ""
+            self._etag, self._anew = "", True
             self._trouble(UNWRITABLE, error.message)
             return self._backoff.next(SOON, latest=LONGEST_REFUSED)
         finally:
@@ -129,10 +131,15 @@ class Follower:
 
     async def _ask(self) -> float:
         pod, begun = self._pod, time.monotonic()
-        # Where the replica may be another one, it must first hear what this pod holds.
-        waited = LONGEST_WAIT if self._etag and not self._lost else 0
+        # The first word is not waited for: that there is no token, and why, is news as well.
+        wait, self._anew = 0 if self._anew else LONGEST_WAIT, False
         minimum = 0.0 if pod.board.passed else pod.minimum
-        fetched = await pod.client.token(self.name, etag=self._etag, wait=waited, minimum=minimum)
+        try:
+            fetched = await pod.client.token(self.name, etag=self._etag, wait=wait, minimum=minimum)
+        except BrokerRefusedError:
+            if time.monotonic() - begun >= SHORTEST_HOLD:
+                self._backoff.succeeded()  # the broker itself waited for a token
+            raise
         answered = time.monotonic()
         if fetched.token is None:
             pod.board.confirmed(self.name)
@@ -140,17 +147,17 @@ class Follower:
                 written = pod.board.standings[self.name].written_at
                 self._unsaid = HeldReport(self.current.revision, written or time.time())
         else:
-            self._take(fetched, fetched.token, answered, pushed=bool(waited))
+            self._take(fetched, fetched.token, answered, pushed=bool(wait))
         self._backoff.succeeded()
         self._lost = False
         await self._report()
         if not self._etag:
             return pod.rng.uniform(0.0, LONGEST_REFUSED)  # something between us and the broker takes it away
-        if fetched.leaving and waited:
+        if fetched.leaving and wait:
             # The replica goes, and sends everybody away at the same time.
-            self._lost = True
+            self._lost = self._anew = True
             return pod.rng.uniform(0.0, min(pod.spread, LONGEST_LEAVE))
-        too_soon = waited and fetched.token is None and answered - begun < SHORTEST_HOLD
+        too_soon = wait and fetched.token is None and answered - begun < SHORTEST_HOLD
         return pod.rng.uniform(0.0, 2.0) * SHORTEST_HOLD if too_soon else 0.0
 
     def _take(self, fetched: Fetched, token: TokenAnswer, answered: float, *, pushed: bool) -> None:
