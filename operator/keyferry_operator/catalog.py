@@ -10,6 +10,7 @@ from keyferry.engine.job import REFRESHING
 from keyferry.model import ObjectKey
 from keyferry.spec.target import FileFormat, TargetType
 from keyferry_operator.client import IDENTITIES
+from keyferry_operator.names import REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from keyferry.publication import Published
     from keyferry.record import Record
     from keyferry.spec.resources import IdentityResource
+    from keyferry_operator.names import Request
 
 _COMPACT: Final = json.JSONEncoder(separators=(",", ":"))
 
@@ -46,8 +48,8 @@ class Catalog:
     """The status subresource as last seen or written, as JSON: parsed it takes four times the room."""
     _versions: dict[ObjectKey, str] = field(default_factory=dict)
     """The version of each identity of which everything was taken in."""
-    handled_renewals: dict[ObjectKey, str] = field(default_factory=dict)
-    """The value of the renew annotation that was acted on last; ``lastHandledRenew`` of the next status."""
+    handled: dict[Request, dict[ObjectKey, str]] = field(default_factory=lambda: {request: {} for request in REQUESTS})
+    """The value of each annotation that was acted on last, which the next status repeats."""
     credentials: dict[ObjectKey, str] = field(default_factory=dict)
     """The version of each Secret that is labelled as a credential."""
     secrets: dict[ObjectKey, SeenSecret] = field(default_factory=dict)

@@ -93,6 +93,7 @@ IDENTITY_STATUS: Final = _object(
         cause=_text("Fingerprint of the spec and credentials that failed: when it changes, the wait is waived."),
     ),
     lastHandledRenew=_text("Value of the annotation keyferry.dev/renew that was acted on last."),
+    lastHandledLogin=_text("Value of the annotation keyferry.dev/login that was acted on last."),
     authorizedAs=_object(
         "Who approved: whose login the token is from, as far as the provider says. Absent where no person is needed.",
         subject=_text("The sub claim."),

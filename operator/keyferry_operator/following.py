@@ -11,10 +11,10 @@ from keyferry.errors import KeyferryError
 from keyferry.model import ObjectKey
 from keyferry.spec.identity import ProviderKind
 from keyferry.spec.resources import Sharing, load_object
+from keyferry_operator.asking import Requests
 from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, NAMESPACES, PROVIDERS, SECRETS
 from keyferry_operator.errors import ApiError
-from keyferry_operator.names import CREDENTIAL_LABEL, MANAGED_LABEL
-from keyferry_operator.renewals import RenewalRequests
+from keyferry_operator.names import CREDENTIAL_LABEL, MANAGED_LABEL, REQUESTS
 from keyferry_operator.rereading import Rereader
 from keyferry_operator.sweep import Sweep
 from keyferry_operator.watch import Change, Reflector, ResourceWatch, WatchTimes
@@ -75,7 +75,7 @@ class Follower:
         self._login = login
         self._namespace = namespace
         self._watch_namespaces = watch_namespaces
-        self._renewals = RenewalRequests(engine, catalog)
+        self._requests = Requests(engine, catalog)
         self._rereader = Rereader(
             client, engine.roster.references, self._reference_changed, service_accounts=service_accounts
         )
@@ -126,7 +126,7 @@ class Follower:
 
     def resume(self) -> None:
         """Act on what was asked for while another replica looked after an identity, and look at its provider."""
-        self._renewals.resume()
+        self._requests.resume()
         self._providers.resume()
 
     async def read_all(self) -> None:
@@ -207,7 +207,7 @@ class Follower:
         else:
             self._declare(kind, body, listed=listed)
         if kind is IDENTITIES:
-            self._renewals.see(key, body)
+            self._requests.see(key, body)
 
     def _declare(self, kind: Kind, body: Object, *, listed: bool) -> None:
         loaded: Loaded = load_object(body, cluster_namespace=self._namespace, sharing=self._sharing)
@@ -230,11 +230,13 @@ class Follower:
         before = self._catalog.status_of(key)
         self._catalog.see_status(key, body, listed=listed)
         status = self._catalog.status_of(key)
-        handled = str(status.get("lastHandledRenew") or "")
-        if self._engine.looks_after(key):
-            self._catalog.handled_renewals.setdefault(key, handled)
+        ours = self._engine.looks_after(key)
+        for request in REQUESTS:
+            handled, known = str(status.get(request.field) or ""), self._catalog.handled[request]
+            if handled and not (ours and key in known):
+                known[key] = handled
+        if ours:
             return False
-        self._catalog.handled_renewals[key] = handled
         return bool(status.get("revision") != before.get("revision"))
 
     def _tell_status(self, key: ObjectKey, *, elsewhere: bool) -> None:
@@ -250,7 +252,7 @@ class Follower:
             self._engine.dismiss_identity(key, self._catalog.uid_of(key))
             self._catalog.identities.pop(key, None)
             self._catalog.forget_status(key)
-            self._renewals.forget(key)
+            self._requests.forget(key)
             return
         provider = self._provider_key(kind, key)
         self._engine.drop_provider(provider)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Final
 
 MANAGER: Final = "keyferry"
@@ -13,7 +14,6 @@ STATE_LABEL: Final = "keyferry.dev/state"
 """``private`` for a private state Secret, ``gone`` for an order to revoke, ``seed`` for a tombstone."""
 HOSTS_ANNOTATION: Final = "keyferry.dev/hosts"
 RECORD_ANNOTATION: Final = "keyferry.dev/record"
-RENEW_ANNOTATION: Final = "keyferry.dev/renew"
 TOUCHED_ANNOTATION: Final = "keyferry.dev/touched"
 """On a pod: the Secrets, with their versions, that were written when it was touched last."""
 INJECT_ANNOTATION: Final = "keyferry.dev/inject"
@@ -36,6 +36,26 @@ SHARD: Final = "keyferry-shard-"
 """How the Lease of one of several shards is named, before its number."""
 REPLICA: Final = "keyferry-replica-"
 """How the Lease is named by which a replica says that it is there."""
+
+
+class Request(enum.StrEnum):
+    """What may be asked for with a new value of an annotation of an identity: renewal, and another login."""
+
+    RENEW = "renew"
+    LOGIN = "login"
+
+    @property
+    def annotation(self) -> str:
+        """The annotation."""
+        return f"keyferry.dev/{self.value}"
+
+    @property
+    def field(self) -> str:
+        """Where the status repeats the value that was acted on last."""
+        return f"lastHandled{self.value.capitalize()}"
+
+
+REQUESTS: Final = tuple(Request)
 
 
 def state_name(uid: str) -> str:

@@ -18,6 +18,7 @@ from keyferry.run.status_json import authorized_as
 from keyferry.spec.target import TargetType
 from keyferry_operator.client import EVENTS, IDENTITIES
 from keyferry_operator.errors import ApiError
+from keyferry_operator.names import REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,7 +136,7 @@ class ClusterReporter:
         private = resource.spec.target.type is TargetType.NONE
         secret = "" if private else self._catalog.secret_key(status.key).name
         wanted = status_object(status, before, generation=resource.generation, secret=secret)
-        wanted["lastHandledRenew"] = self._catalog.handled_renewals.get(status.key) or None
+        wanted |= {request.field: self._catalog.handled[request].get(status.key) or None for request in REQUESTS}
         if {key: value for key, value in before.items() if value is not None} == {
             key: value for key, value in wanted.items() if value is not None
         }:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from keyferry.errors import KeyferryError
 from keyferry.model import ObjectKey
 from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, PROVIDERS
-from keyferry_operator.names import RENEW_ANNOTATION
+from keyferry_operator.names import REQUESTS
 from keyferry_operator.watch import Change
 
 if TYPE_CHECKING:
@@ -153,11 +153,11 @@ class Sweep:
         if kind is not IDENTITIES:
             return True  # there are few, and one that is as it was changes nothing
         known = self._catalog.identities.get(key)
-        asked = (metadata.get("annotations") or {}).get(RENEW_ANNOTATION)
-        return known is None or (known.uid, known.generation, known.annotations.get(RENEW_ANNOTATION)) != (
-            metadata["uid"],
-            metadata.get("generation", 0),
-            asked,
+        annotations = metadata.get("annotations") or {}
+        return (
+            known is None
+            or (known.uid, known.generation) != (metadata["uid"], metadata.get("generation", 0))
+            or any(known.annotations.get(each.annotation) != annotations.get(each.annotation) for each in REQUESTS)
         )
 
     def _known(self, kind: Kind) -> dict[ObjectKey, str]:

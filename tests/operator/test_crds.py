@@ -175,6 +175,7 @@ def test_a_status_has_all_fields_of_the_contract() -> None:
         "failureCount",
         "lastError",
         "lastHandledRenew",
+        "lastHandledLogin",
         "authorizedAs",
         "binding",
         "approval",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ASK_AGAIN: Final = (
     "To be asked again: `kubectl keyferry login` or `keyferry login` with the identity's name, or the annotation"
-    " keyferry.dev/renew with a new value."
+    " keyferry.dev/login with a new value."
 )
 
 ROUNDING: Final = 2.0

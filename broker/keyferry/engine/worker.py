@@ -342,6 +342,8 @@ class Worker:
         """Remember a failure, tell about it once, and plan the next try."""
         if isinstance(error, Conflict):
             # Somebody else wrote the record first: what they wrote is looked at before anything is tried again.
+            if entry.prompt is None and entry.failure is not None and entry.failure.code == APPROVAL_PENDING:
+                entry.failure = None  # nobody is being asked any more
             self._agenda.put(entry.key, self._ports.clock.now() + backoff(0, self._ports.rng.random()))
             return
         if not isinstance(error, ApprovalPending):

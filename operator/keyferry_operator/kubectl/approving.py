@@ -10,8 +10,9 @@ from keyferry.engine.job import PERSONAL
 from keyferry.spec.durations import format_duration
 from keyferry_operator.client import IDENTITIES
 from keyferry_operator.kubectl.liveness import operator_trouble
-from keyferry_operator.kubectl.renewing import Renewing
+from keyferry_operator.kubectl.renewing import request
 from keyferry_operator.kubectl.statuses import status_of
+from keyferry_operator.names import Request
 
 if TYPE_CHECKING:
     from keyferry.engine import IdentityStatus
@@ -33,19 +34,13 @@ class Approving:
         self.key: Final = f"{namespace}/{name}"
 
     def question(self, patience: float) -> Prompt:
-        """Return what the person is asked; asks for a new question where the last one lapsed. Raises CommandError."""
+        """Return what the person is asked; asks for a question where none is open. Raises CommandError."""
         body = self._body()
         status = status_of(body)
         if status.grant not in PERSONAL:
             raise CommandError(f"{self.key} needs no login: its grant is {status.grant}", ExitCode.INVALID)
-        if status.prompt is None and status.ready(self._api.now()) and not status.stalled():
-            raise CommandError(
-                f"{self.key} needs no approval now: its session is in use. To begin another one, delete the identity"
-                " and create it again.",
-                ExitCode.FAILED,
-            )
         if status.prompt is None:
-            Renewing(self._api, self._namespace, self._home).ask(self._name)
+            request(self._api, body, Request.LOGIN)
         deadline = time.monotonic() + patience
         while status.prompt is None:
             if time.monotonic() >= deadline:

@@ -17,7 +17,10 @@ app = typer.Typer(add_completion=False)
 POLL: Final = 1.0
 
 
-@app.command(help=f"Approve an identity: shows where to log in, and waits until it was done.\n\n{EXIT_HELP}")
+@app.command(
+    help="Approve an identity: shows where to log in, and waits until it was done. Also before the session ends.\n\n"
+    + EXIT_HELP
+)
 def login(
     name: opt.Name,
     *,
@@ -45,6 +48,9 @@ def login(
             shared.leave(ExitCode.DONE)
         while (status := approving.look()).prompt == prompt and time.time() < prompt.expires_at:
             time.sleep(POLL)
+        if status.unapproved and status.ready(api.now()):
+            why = f"the new login came to nothing, and the session before it goes on: {status.unapproved}"
+            raise CommandError(f"{approving.key}: {why}", ExitCode.PERSON)
         if status.prompt is not None or status.stalled() or not status.ready(api.now()):
             raise CommandError(f"{approving.key}: {status.message}", ExitCode.PERSON)
         until = timestamp(status.expiration_time) if status.expiration_time is not None else "?"

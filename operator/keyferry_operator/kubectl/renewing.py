@@ -15,8 +15,8 @@ from keyferry.run.status_json import timestamp
 from keyferry.spec.durations import format_duration
 from keyferry_operator.client import IDENTITIES
 from keyferry_operator.kubectl.liveness import operator_trouble
-from keyferry_operator.kubectl.statuses import status_of
-from keyferry_operator.names import RENEW_ANNOTATION
+from keyferry_operator.kubectl.statuses import key_of, status_of
+from keyferry_operator.names import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +43,16 @@ class _Asked:
     before: IdentityStatus
 
 
+def request(api: Api, body: Object, wanted: Request) -> str:
+    """Ask the operator for something with a new value of an annotation; return the value. Raises CommandError."""
+    key = key_of(body)
+    if (body.get("spec") or {}).get("suspend"):
+        raise CommandError(f"{key} is suspended (spec.suspend), so nothing is asked for it")
+    value = f"{datetime.now(UTC).isoformat(timespec='milliseconds')}-{secrets.token_hex(4)}"
+    api.annotate(IDENTITIES, key.namespace, key.name, {wanted.annotation: value})
+    return value
+
+
 class Renewing:
     """Asks for renewals in one namespace."""
 
@@ -55,11 +65,7 @@ class Renewing:
     def ask(self, name: str) -> None:
         """Ask for one. Raises CommandError."""
         body = self._get(name)
-        if (body.get("spec") or {}).get("suspend"):
-            raise CommandError(f"{self._namespace}/{name} is suspended (spec.suspend), so it is not renewed")
-        value = f"{datetime.now(UTC).isoformat(timespec='milliseconds')}-{secrets.token_hex(4)}"
-        self._api.annotate(IDENTITIES, self._namespace, name, {RENEW_ANNOTATION: value})
-        self._asked[name] = _Asked(value, status_of(body))
+        self._asked[name] = _Asked(request(self._api, body, Request.RENEW), status_of(body))
 
     def outcomes(self, patience: float) -> Iterator[Outcome]:
         """Yield how each went, as soon as that is clear; after ``patience`` seconds, that it is not."""
@@ -81,7 +87,7 @@ class Renewing:
         if body is None:
             return Outcome(ExitCode.FAILED, f"{key} was deleted meanwhile")
         status = status_of(body)
-        handled = (body.get("status") or {}).get("lastHandledRenew") == asked.value
+        handled = (body.get("status") or {}).get(Request.RENEW.field) == asked.value
         if handled and status.revision > asked.before.revision:
             until = timestamp(status.expiration_time) if status.expiration_time is not None else "?"
             return Outcome(ExitCode.DONE, f"{key}: renewed, revision {status.revision}, good until {until}")

@@ -91,6 +91,7 @@ FULL_STATUS: Resource = {
     "failureCount": 2,
     "lastError": {"code": "invalid_grant", "message": "the provider refused"},
     "lastHandledRenew": "now",
+    "lastHandledLogin": "then",
     "authorizedAs": {"subject": "abc", "email": "a@example.org"},
     "binding": {"name": "nightly-token"},
     "approval": {
