@@ -40,8 +40,8 @@ class Login:
     redirect_uri: str
     begun_at: float
     expires_at: float
-    binding: Binding
-    """Who was asked, as which client: the code is sent nowhere else."""
+    binding: Binding | None
+    """Who was asked, as which client: the code is sent nowhere else. None: the code was typed, for whoever is asked."""
     names_issuer: bool = False
     """The server announced that its answers name it (RFC 9207 3)."""
     verifier: SecretValue | None = None

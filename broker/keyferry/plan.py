@@ -230,7 +230,7 @@ def _waiting(observed: Observed, now: float) -> Step | None:
     if record is None or not is_asking(observed, now) or now >= observed.poll_at:
         return None
     has_session = record.refresh_token is not None and not record.refresh_ended
-    if has_session or observed.renew_requested or observed.login_requested:
+    if has_session or observed.renew_requested or observed.login_requested or observed.new_code:
         return None
     if record.token is not None and now < record.token.expires_at and record.spec_hash == observed.spec_hash:
         return None

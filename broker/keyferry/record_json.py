@@ -202,7 +202,7 @@ def _decode_approval(data: dict[str, Any]) -> Approval:
 
 
 def _encode_login(login: Login) -> dict[str, Any]:
-    out = _slots(login) | {"binding": _slots(login.binding)}
+    out = _slots(login) | {"binding": _slots(login.binding) if login.binding is not None else None}
     for name in _LOGIN_SECRETS:
         secret = out.pop(name)
         if secret is not None:

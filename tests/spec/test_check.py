@@ -167,7 +167,6 @@ def test_namespaces_are_selected_by_expressions(operator: str, values: list[str]
     ("one", "other", "path"),
     [
         (identity(grant=DEVICE), TILED, "spec.grant.type"),
-        (identity(grant=LOGIN), LABARCHIVES, "spec.grant.type"),
     ],
 )
 def test_what_later_versions_bring_is_understood_and_refused(one: Any, other: Any, path: str) -> None:
@@ -188,7 +187,7 @@ def test_what_is_supported_is_not_refused() -> None:
         check_supported(*pair(identity(grant=CODE, target={"files": [{"format": "LabArchives"}]}), LABARCHIVES)) is None
     )
     assert supported_grants(ProviderType.TILED) == {GrantType.REFRESH_TOKEN, GrantType.PASSWORD}
-    assert supported_grants(ProviderType.LABARCHIVES) == {GrantType.LABARCHIVES_CODE}
+    assert supported_grants(ProviderType.LABARCHIVES) == {GrantType.LABARCHIVES_CODE, GrantType.LABARCHIVES_LOGIN}
 
 
 def test_what_stands_for_a_labarchives_login_is_never_published() -> None:
@@ -217,26 +216,23 @@ def test_formats_that_a_secret_cannot_hold_need_the_sidecar(spec: Any, refused: 
 
 
 def test_a_whole_directory_is_checked() -> None:
-    files = {"files": [{"format": "LabArchives"}]}
-    notebook = identity(providerRef={"name": "lab"}, grant=LOGIN, target=files)
     loaded = load(
         identity(providerRef={"name": "aio"}),
         resource("TokenProvider", provider()["spec"], name="aiod"),
         resource("TokenProvider", {"type": "Tiled"}, name="broken"),
         resource("ServiceIdentity", identity(providerRef={"name": "broken"})["spec"], name="b"),
-        resource("TokenProvider", LABARCHIVES["spec"], name="lab"),
-        resource("ServiceIdentity", notebook["spec"], name="c"),
+        resource("ServiceIdentity", identity(providerRef={"name": "aiod"}, grant=LOGIN)["spec"], name="c"),
         resource(
             "ServiceIdentity", identity(providerRef={"kind": "ClusterTokenProvider", "name": "z"})["spec"], name="d"
         ),
     )
-    missing, unsupported, cluster = check_loaded(loaded)
+    missing, unfit, cluster = check_loaded(loaded)
     assert str(missing) == (
         "f.yaml:1: ServiceIdentity batch/x: spec.providerRef: there is no TokenProvider aio in namespace batch; "
         "did you mean aiod?"
     )
     assert missing.reason is cluster.reason is Reason.PROVIDER_NOT_FOUND
-    assert (unsupported.resource, unsupported.reason) == ("ServiceIdentity batch/c", Reason.GRANT_NOT_SUPPORTED)
+    assert (unfit.resource, unfit.reason) == ("ServiceIdentity batch/c", Reason.INVALID_SPEC)
     assert cluster.message == "there is no ClusterTokenProvider z"
 
 

@@ -10,20 +10,22 @@ import hmac
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from keyferry.approval import Login
 from keyferry.doubt import settle_time
-from keyferry.engine.asking import UNCONFIRMED, ended
+from keyferry.engine.asking import LOGIN_LIFETIME, UNCONFIRMED, ended, without_candidate
 from keyferry.engine.job import Outcome
 from keyferry.engine.login import LATE, LOST
 from keyferry.engine.wishes import Arrive, Begin, Confirm, Decline, Forget, GiveCode
 from keyferry.errors import KeyferryError, NoSuchQuestion, Reason, Refused, RetryClass
 from keyferry.grants.rfc6749_authorization_code import Callback, CallbackTerms, read_callback
 from keyferry.providers.labarchives.callback import read_login
+from keyferry.secret import SecretValue
 from keyferry.spec.provider import ProviderType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from keyferry.approval import Approval, Login
+    from keyferry.approval import Approval
     from keyferry.engine.discards import Discards
     from keyferry.engine.entry import Entry
     from keyferry.engine.job import Job
@@ -159,7 +161,7 @@ class Answers:
             case Arrive():
                 return self._arrive(job, record, approval, wish)
             case GiveCode():
-                raise _no_question()
+                return self._give_code(job, record, approval, wish)
             case Confirm():
                 _check_candidate(approval, wish.browser)
                 return self._confirm(job, record, approval, now)
@@ -183,6 +185,27 @@ class Answers:
             return ended(record, error.message, now)  # who logs in, or the provider, said no
         return replace(record, approval=replace(approval, login=came_back))
 
+    def _give_code(self, job: Job, record: Record, approval: Approval, wish: GiveCode) -> Record:
+        """Keep a code that was typed, in place of a login that was begun."""
+        if job.provider.resource.spec.type is not ProviderType.LABARCHIVES or not approval.logs_in:
+            raise _no_question()
+        if record.login_claim is not None:
+            raise foreign("comes while another code is being redeemed", "busy")
+        now = self._ports.clock.now()
+        typed = Login(
+            state=SecretValue(""),
+            state_digest="",
+            browser=wish.browser,
+            redirect_uri="",
+            begun_at=now,
+            expires_at=now + LOGIN_LIFETIME,
+            binding=None,
+            code=wish.code,
+            email=wish.email,
+        )
+        bare = without_candidate(record, now)
+        return replace(bare, approval=replace(approval, login=typed, candidate=None))
+
     def _confirm(self, job: Job, record: Record, approval: Approval, now: float) -> Record:
         """Return the record with the candidate as its session."""
         candidate = approval.candidate
@@ -194,6 +217,8 @@ class Answers:
         idle = oauth.refresh_tokens.idle if oauth is not None else None
         outcome = Outcome(job, job.context(candidate.binding, idle), new_session=True)
         confirmed = outcome.apply(replace(record, approval=replace(approval, candidate=None)), _usable(tokens, now))
+        if confirmed.authorized_as is not None and candidate.person:
+            confirmed = replace(confirmed, authorized_as=replace(confirmed.authorized_as, name=candidate.person))
         return confirmed.without_claim().with_answer()
 
 
@@ -225,7 +250,8 @@ def _read(job: Job, login: Login, wish: Arrive) -> Login:
     if job.provider.resource.spec.type is ProviderType.LABARCHIVES:
         email, code = read_login(wish.parameters)
         return replace(login, email=email, code=code)
-    terms = CallbackTerms(login.state, login.binding.issuer, login.names_issuer)
+    issuer = login.binding.issuer if login.binding is not None else ""
+    terms = CallbackTerms(login.state, issuer, login.names_issuer)
     return replace(login, code=read_callback(Callback(wish.parameters), terms))
 
 

@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.approval import Thrown
 from keyferry.engine.apply import ASK_AGAIN
-from keyferry.errors import Reason, ResourceError, RetryClass
+from keyferry.errors import ApprovalPending, Conflict, KeyferryError, Reason, ResourceError, RetryClass
 from keyferry.plan import next_renewal
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from keyferry.approval import Approval
     from keyferry.engine.job import Job
     from keyferry.model import TokenSet
-    from keyferry.record import Binding, Record
+    from keyferry.record import Binding, Record, Versioned
 
 LOGIN_LIFETIME: Final = 900.0
 """Seconds in which a browser must come back from a login that it began, and what it brought be redeemed."""
 CONFIRM_LIFETIME: Final = 600.0
 """Seconds in which the person must confirm what the login brought."""
+SESSION_GOES_ON: Final = "a new login came to nothing, and the session before it goes on"
 UNANSWERED: Final = "nobody answered in time"
 UNCONFIRMED: Final = "nobody confirmed the login in time, so what it brought was thrown away"
 
@@ -54,6 +57,24 @@ def no_page(job: Job) -> ResourceError:
         reason=Reason.APPROVAL_REQUIRED,
         retry=RetryClass.NEEDS_PERSON,
     )
+
+
+async def ask_or_go_on(job: Job, asking: Awaitable[Versioned], *, has_session: bool, needed: bool) -> Versioned | None:
+    """Await what asks a person; return None where the session that is there is to be used meanwhile.
+
+    ``needed`` tells that it has to be. Where the person is refused, or said no, that session goes on (Conflict).
+    """
+    try:
+        return await asking
+    except ApprovalPending:
+        if not (has_session and needed):
+            raise
+    except KeyferryError as error:
+        if not has_session or error.retry is not RetryClass.NEEDS_PERSON:
+            raise
+        job.note(f"{SESSION_GOES_ON}: {error.message}")
+        raise Conflict(SESSION_GOES_ON) from None
+    return None
 
 
 def look_again(job: Job, approval: Approval) -> float:

@@ -12,6 +12,7 @@ from keyferry.grants.claims import unverified_claims
 from keyferry.grants.document import host_of, shown
 from keyferry.question import Account, DeviceCode, Question, Stage
 from keyferry.render import Delivery
+from keyferry.spec.provider import ProviderType
 from keyferry.spec.target import TargetType
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class Describer:
         here = login is not None and bool(browser) and hmac.compare_digest(browser, login.browser)
         if approval.answered and login is not None:
             return replace(self._plain(entry, Stage.WORKING, login.expires_at), begun_here=here)
-        question = self._plain(entry, Stage.LOGIN, approval.expires_at)
+        provider = self._roster.provider_of(entry)
+        takes_code = provider is not None and provider.resource.spec.type is ProviderType.LABARCHIVES
+        question = replace(self._plain(entry, Stage.LOGIN, approval.expires_at), takes_code=takes_code)
         begun = here and login is not None and now < login.expires_at
         return replace(question, begun_here=begun)
 

@@ -88,8 +88,8 @@ class Desk:
         """Told when an answer cannot be stored."""
         self._oauth = OAuthExchanger(ports, ledger, tokens, links, prompts=prompts)
         self._tiled = TiledExchanger(ports, ledger)
-        self._labarchives = LabArchivesExchanger(ports, ledger)
-        self._answers = Answers(ports, holder, settle_margin, discards, self._oauth.recover_login)
+        self._labarchives = LabArchivesExchanger(ports, ledger, links, prompts=prompts)
+        self._answers = Answers(ports, holder, settle_margin, discards, self._recover_login)
         self._publishing = asyncio.Semaphore(PUBLISHING_AT_ONCE)
 
     async def observe(
@@ -225,6 +225,11 @@ class Desk:
             answering=is_answering(entry, job.held.record if job.held is not None else None),
         )
         return following, job.held, confirmed
+
+    async def _recover_login(self, job: Job) -> Versioned | None:
+        if job.provider.resource.spec.type is ProviderType.LABARCHIVES:
+            return await self._labarchives.recover_login(job)
+        return await self._oauth.recover_login(job)
 
     def _job(
         self,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from keyferry.client_auth import NoAuthentication
+from keyferry.engine.asking import SESSION_GOES_ON, ask_or_go_on
 from keyferry.engine.attempt import Attempts
 from keyferry.engine.clients import asserts_afresh, presents_fresh_token
 from keyferry.engine.device import DeviceFlow, OAuthDevice
@@ -16,7 +17,6 @@ from keyferry.engine.oauth_login import OAuthLogin
 from keyferry.engine.seeds import fall_back, reserve_seed, set_aside, with_seed
 from keyferry.errors import (
     AnswerError,
-    ApprovalPending,
     Conflict,
     KeyferryError,
     Reason,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from keyferry.secret import SecretValue
 
 
-SESSION_GOES_ON: Final = "a new login came to nothing, and the session before it goes on"
 REFUSED_SEED: Final = "the provider refused the new refresh token; the session before it goes on"
 SUBJECT_REFUSED: Final = frozenset({"invalid_grant", "invalid_request", "invalid_token"})
 """How providers refuse a subject token or an assertion (RFC 8693 2.2.2, RFC 7523 3.1; Keycloak uses all three)."""
@@ -93,10 +92,10 @@ class OAuthExchanger:
     async def recover_login(self, job: Job) -> Versioned | None:
         """Commit what a login's code had brought before a crash, as a candidate."""
         approval = job.held.record.approval if job.held is not None else None
-        if approval is None or approval.login is None:
+        binding = approval.login.binding if approval is not None and approval.login is not None else None
+        if binding is None:
             return None
-        inputs = self._blank(job, approval.login.binding)
-        return await self._login.recover(job, OAuthLogin(job, inputs, approval.login.binding))
+        return await self._login.recover(job, OAuthLogin(job, self._blank(job, binding), binding))
 
     async def recover(self, job: Job) -> Versioned | None:
         """Commit an answer that had arrived before a crash; needs neither the provider nor any secret."""
@@ -192,16 +191,10 @@ class OAuthExchanger:
         needed = way is not None and needs_exchange(observed, now)
         has_session = way in _BY_SESSION if way is not None else _has_session(observed.record)
         if not has_session or way is None or observed.login_requested or is_asking(observed, now):
-            try:
-                return await self._ask(attempt)
-            except ApprovalPending:
-                if not (has_session and needed):
-                    raise
-            except KeyferryError as error:
-                if not has_session or error.retry is not RetryClass.NEEDS_PERSON:
-                    raise
-                attempt.job.note(f"{SESSION_GOES_ON}: {error.message}")
-                raise Conflict(SESSION_GOES_ON) from None
+            asking = self._ask(attempt)
+            committed = await ask_or_go_on(attempt.job, asking, has_session=has_session, needed=needed)
+            if committed is not None:
+                return committed
         if way is None:
             raise AssertionError("what is not asked for goes on by a way")
         return await self._go_on(attempt, way) or await self._ask(attempt)

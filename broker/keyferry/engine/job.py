@@ -44,7 +44,9 @@ REPEATABLE: frozenset[GrantType] = frozenset(
 """Grants whose own request may be made at any time, without a person."""
 
 
-PERSONAL: frozenset[GrantType] = frozenset({GrantType.DEVICE_CODE, GrantType.AUTHORIZATION_CODE})
+PERSONAL: frozenset[GrantType] = frozenset(
+    {GrantType.DEVICE_CODE, GrantType.AUTHORIZATION_CODE, GrantType.LABARCHIVES_LOGIN}
+)
 """Grants that begin with a person's approval."""
 
 

@@ -29,6 +29,7 @@ from keyferry.errors import (
     AnswerError,
     ApprovalPending,
     Conflict,
+    CredentialError,
     Reason,
     Refused,
     ResourceError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from keyferry.record import Binding, Record, Versioned
 
 LOST: Final = "the provider's answer to the login was lost, and its code is never sent twice; begin again"
+USED: Final = "this code was used before, so it was not sent; get a new one, and begin again"
 LATE: Final = "the provider could not be asked about the login in time; begin again"
 CHANGED: Final = "the provider, or its client, was changed since the login was begun; begin again"
 
@@ -68,8 +70,21 @@ class LoginDialect(Protocol):
         """Return the address to send the browser to, and the redirect URI as it was announced."""
         ...
 
+    @property
+    def person(self) -> str:
+        """How the provider calls whoever logged in, where its tokens do not say."""
+        ...
+
+    async def reserve(self, login: Login) -> None:
+        """Note whose the code is, before it is sent for the first time. Raises CredentialError."""
+        ...
+
     def redeem(self, login: Login, started_at: float) -> Exchange:
         """Exchange the code."""
+        ...
+
+    def taken(self, record: Record, login: Login) -> Record:
+        """Return the record with what is to be remembered of the code."""
         ...
 
     def problem(self, login: Login, issued: TokenSet) -> str:
@@ -86,6 +101,11 @@ class LoginFlow:
         self._ledger = ledger
         self._links = links
         self._prompts = prompts
+
+    @property
+    def available(self) -> bool:
+        """Whether a person can be asked."""
+        return self._prompts and bool(self._links.page_url)
 
     async def proceed(self, job: Job, dialect: LoginDialect) -> Versioned:
         """Do what is next: ask, begin a login, redeem its code.
@@ -169,11 +189,9 @@ class LoginFlow:
 
     async def _redeem(self, job: Job, dialect: LoginDialect, approval: Approval) -> Approval:
         """Send the code, once; return the question with the candidate. Raises ResourceError where it brought none."""
-        held, login = await job.ensure_record(), approval.login
-        if login is None or login.code is None or held.record.login_claim is not None:
-            raise Conflict("somebody else redeems the code, or began anew")
-        if login.binding != dialect.binding:
-            raise await self._end(job, CHANGED)
+        held, login = await self._bound(job, dialect, approval)
+        if login.code is None:
+            raise AssertionError("there is a code to redeem")
         await job.channel.ready()
         spend = Spend(
             token=login.code,
@@ -199,6 +217,20 @@ class LoginFlow:
             why = record.approval.ended if record.approval is not None else LOST
             raise came_to_nothing(job, why, Reason.WRONG_SUBJECT)
         return record.approval
+
+    async def _bound(self, job: Job, dialect: LoginDialect, approval: Approval) -> tuple[Versioned, Login]:
+        """Return the record, and the login in it with whom its code goes to; nothing of it is written yet."""
+        held, login = await job.ensure_record(), approval.login
+        if login is None or held.record.login_claim is not None:
+            raise Conflict("somebody else redeems the code, or began anew")
+        if login.binding is not None and login.binding != dialect.binding:
+            raise await self._end(job, CHANGED)
+        try:
+            await dialect.reserve(login)
+        except CredentialError as error:
+            raise await self._end(job, USED if error.reason is Reason.SEED_ALREADY_USED else error.message) from None
+        held, login = await job.ensure_record(), replace(login, binding=dialect.binding)
+        return replace(held, record=replace(held.record, approval=replace(approval, login=login))), login
 
     def _take(self, job: Job, dialect: LoginDialect, login: Login) -> _Taking:
         return _Taking(job, dialect, login, self._ports.clock.now())
@@ -233,7 +265,8 @@ class _Taking:
 
     def __call__(self, record: Record, issued: TokenSet) -> Record:
         """Return the record with it. Nothing of it is used before the person confirms."""
-        approval, binding = record.approval, self._login.binding
+        record = self._dialect.taken(record, self._login)
+        approval, binding = record.approval, self._dialect.binding
         if approval is None or approval.login is None or approval.login.state != self._login.state:
             return throw_away(record, issued, binding, self._now)  # begun anew, in another process
         why = self._dialect.problem(self._login, issued) or self._objection(issued)
@@ -244,6 +277,7 @@ class _Taking:
             binding=binding,
             browser=self._login.browser,
             expires_at=self._now + CONFIRM_LIFETIME,
+            person=self._dialect.person,
         )
         context = self._job.context(binding, None)
         return replace(

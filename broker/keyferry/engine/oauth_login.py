@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from keyferry.engine.attempt import Attempt
     from keyferry.grants.rfc6749_authorization_code import LoginSecrets
     from keyferry.model import Exchange, TokenSet
+    from keyferry.record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,19 @@ class OAuthLogin:
         pushing = push(inputs, metadata.endpoint("pushedAuthorizationRequest"), form)
         request = await self.job.drive(pushing)
         return pushed_url(endpoint, inputs.client.client_id, request), redirect_uri
+
+    @property
+    def person(self) -> str:
+        """Nothing more than the tokens say."""
+        return ""
+
+    async def reserve(self, login: Login) -> None:
+        """Do nothing: the state ties the code to this identity."""
+
+    def taken(self, record: Record, login: Login) -> Record:
+        """Return the record as it is: nobody can bring this code again."""
+        del login
+        return record
 
     def redeem(self, login: Login, started_at: float) -> Exchange:
         """Exchange the code for tokens (RFC 6749 4.1.3)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keyferry.engine.job import check_binding
-from keyferry.engine.labarchives import access_key, binding_of, region_of, set_clock
+from keyferry.engine.labarchives_region import access_key, binding_of, region_of, set_clock
 from keyferry.engine.provider import Channel
 from keyferry.errors import ExchangeError, Reason, ResourceError, RetryClass
 from keyferry.io.http import drive

@@ -56,7 +56,7 @@ FORMATS: Final[Mapping[FileFormat, ProviderType]] = {
 UNSUPPORTED_GRANTS: Final[Mapping[ProviderType, frozenset[GrantType]]] = {
     ProviderType.OAUTH: frozenset(),
     ProviderType.TILED: frozenset({GrantType.DEVICE_CODE}),
-    ProviderType.LABARCHIVES: frozenset({GrantType.LABARCHIVES_LOGIN}),
+    ProviderType.LABARCHIVES: frozenset(),
 }
 
 _REQUEST_FIELDS: Final = ("scopes", "audiences", "resources", "parameters", "client")
