@@ -36,6 +36,8 @@ TLS_END: Final = 0.1
 """Seconds for which the loop goes on after kopf, which does not wait until its connections are closed."""
 LEAVE_TRIES: Final = 5
 GONE: Final = 410
+NEVER_ASKED: Final = "Task exception was never retrieved"
+"""How asyncio begins what it says of a task that failed while nobody waited for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class ResourceWatch:
     def _supervise(self) -> None:
         while not self._stop.is_set():
             loop = asyncio.new_event_loop()
+            loop.set_exception_handler(report_all_but_expiry)
             try:
                 loop.run_until_complete(self._operate())
             except Exception as error:  # noqa: BLE001 - whatever ends kopf, watching must go on
@@ -168,6 +171,12 @@ def _leave(loop: asyncio.AbstractEventLoop) -> None:
 def _change(kind: Kind, event: kopf.RawEvent) -> Change:
     kind_of_event = event["type"]  # None: kopf's own list
     return Change(kind, kind_of_event == "DELETED", cast("Object", event["object"]), listed=kind_of_event is None)
+
+
+def report_all_but_expiry(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Leave out that nobody asked a task of kopf's why it ended, where a watch had expired: it is begun anew."""
+    if context.get("message") != NEVER_ASKED or getattr(context.get("exception"), "status", None) != GONE:
+        loop.default_exception_handler(context)
 
 
 def _not_of_signals(record: logging.LogRecord) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from keyferry.errors import Reason
-from keyferry_operator.watch import WatchTimes
+from keyferry_operator.watch import NEVER_ASKED, WatchTimes
 from tests.operator.faults import story
 from tests.operator.faults.marks import ENDS_EARLY
 from tests.operator.live.conftest import GROUP
@@ -90,7 +91,9 @@ async def test_what_vanished_in_a_gap_is_noticed_when_the_watch_begins_anew(site
 
 
 @pytest.mark.parametrize("pause", [0.2, 1.0])
-async def test_a_watch_that_is_asked_for_while_another_ends_for_good_is_not_the_last(site: Site, pause: float) -> None:
+async def test_a_watch_that_is_asked_for_while_another_ends_for_good_is_not_the_last(
+    site: Site, pause: float, caplog: pytest.LogCaptureFixture
+) -> None:
     """kopf ends by a 410, and closes the connection of a request that has no answer yet, which it makes again."""
     site.prepare()
     site.apply(site.seed("first"), site.seeded("first"))
@@ -105,6 +108,8 @@ async def test_a_watch_that_is_asked_for_while_another_ends_for_good_is_not_the_
         await asyncio.sleep(pause)
         site.apply(site.seed("second"), site.seeded("second"))
         await site.until(lambda: site.ready("second"))
+    gc.collect()
+    assert NEVER_ASKED not in caplog.text
 
 
 async def test_what_a_watch_left_out_is_noticed_by_the_sweep(site: Site) -> None:
