@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from keyferry.publication import Published
     from keyferry.record import Record
     from keyferry.spec.resources import IdentityResource
+    from keyferry.spec.target import TargetFile
     from keyferry_operator.names import Request
 
 _COMPACT: Final = json.JSONEncoder(separators=(",", ":"))
@@ -153,8 +154,8 @@ class Catalog:
         """Tell whether there is private state of an identity from the first on.
 
         There will be refresh tokens, and what becomes of the first must not be forgotten; or the token must be kept
-        there. For nothing is published; or other identities present it, and no published file shows it: the replica
-        that renews those may be another one, and has it from nowhere else.
+        there. For nothing is published; or other identities present it, or pods fetch it, and no published file shows
+        what they need: the replica that is asked for it may be another one, and has it from nowhere else.
         """
         resource = self.identities.get(key)
         if resource is None:
@@ -162,8 +163,9 @@ class Catalog:
         target = resource.spec.target
         shown = any(file.format in (FileFormat.TOKEN, FileFormat.JSON) for file in target.files)
         chained = any(consumer.identity_name for consumer in resource.spec.consumers)
-        refreshes = resource.spec.grant.type in REFRESHING
-        return refreshes or target.type is TargetType.NONE or (chained and not shown)
+        fetched = any(consumer.service_account_name for consumer in resource.spec.consumers)
+        unseen = (chained and not shown) or (fetched and not (shown and not any(map(_shows_id_token, target.files))))
+        return resource.spec.grant.type in REFRESHING or target.type is TargetType.NONE or unseen
 
     def published_record(self, key: ObjectKey, uid: str) -> Record | None:
         """Return the record that the managed Secret of a declared identity carries."""
@@ -175,6 +177,11 @@ class Catalog:
         for seen in self.secrets.values():
             if seen.record is not None and _shows(seen, self.uid_of(seen.record.key)):
                 yield seen.record
+
+
+def _shows_id_token(file: TargetFile) -> bool:
+    """Tell whether a file is made of an ID token, which no record on a Secret has."""
+    return any("${id_token}" in text for text in (file.template or "", *file.variables.values()))
 
 
 def _shows(seen: SeenSecret, uid: str) -> bool:

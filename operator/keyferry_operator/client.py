@@ -6,21 +6,19 @@ Bodies of Secrets pass through here, so nothing is logged but verb, kind and sta
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import re
-import ssl
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
+from keyferry_operator.access_tls import tls_context
 from keyferry_operator.errors import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     import kopf
@@ -38,6 +36,7 @@ TOKEN_LIFE: Final = 60.0
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
 JSON: Final = "application/json"
+DOCUMENTS: Final = "application/json, application/jwk-set+json"
 METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 """Asks for an object's metadata alone, where its content is known."""
 ADVICE: Final = "The chart's roles allow it; where you wrote your own, see docs/install.md"
@@ -55,6 +54,8 @@ class Kind:
     version: str
     plural: str
     namespaced: bool = True
+    title: str = ""
+    """Its name in objects, where one is written with it."""
 
     def path(self, namespace: str | None = None, name: str = "", subresource: str = "") -> str:
         """Return the URL path of a collection, an object or a subresource."""
@@ -71,6 +72,10 @@ CONFIG_MAPS: Final = Kind("", "v1", "configmaps")
 SERVICE_ACCOUNTS: Final = Kind("", "v1", "serviceaccounts")
 NAMESPACES: Final = Kind("", "v1", "namespaces", namespaced=False)
 PODS: Final = Kind("", "v1", "pods")
+TOKEN_REVIEWS: Final = Kind("authentication.k8s.io", "v1", "tokenreviews", namespaced=False, title="TokenReview")
+ACCESS_REVIEWS: Final = Kind(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False, title="SubjectAccessReview"
+)
 EVENTS: Final = Kind("events.k8s.io", "v1", "events")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases")
 IDENTITIES: Final = Kind("keyferry.dev", "v1alpha1", "serviceidentities")
@@ -84,7 +89,7 @@ class KubeClient:
 
     def __init__(self, info: kopf.ConnectionInfo, *, token_file: Path | None = None) -> None:
         self._server = info.server.rstrip("/")
-        self._ssl = _ssl_context(info)
+        self._ssl = tls_context(info)
         self._token = info.token
         self._token_file = token_file
         self._token_read = 0.0
@@ -99,10 +104,14 @@ class KubeClient:
     ) -> None:
         await self._session.close()
 
-    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
-        """Return an object as it is now (a quorum read), or None where it is not there."""
+    async def get(self, kind: Kind, namespace: str | None, name: str, *, cached: bool = False) -> Object | None:
+        """Return an object as it is now (a quorum read), or None where it is not there.
+
+        With ``cached`` it is what the API server remembers, which costs it little and may be some moments old.
+        """
+        query = {"resourceVersion": "0"} if cached else None
         try:
-            return await self._request("GET", kind.path(namespace, name))
+            return await self._request("GET", kind.path(namespace, name), query=query)
         except ApiError as error:
             if error.not_found:
                 return None
@@ -115,6 +124,16 @@ class KubeClient:
         parts = [re.match(r"[0-9]{1,6}", str(found.get(part, ""))) for part in ("major", "minor")]
         major, minor = (int(part[0]) if part is not None else 0 for part in parts)
         return major, minor
+
+    async def document(self, path: str) -> Object:
+        """Return a JSON document that is no object of the cluster, such as its keys. It is asked for once."""
+        return await self._once("GET", path, None, None, {**self._headers(), "Accept": DOCUMENTS})
+
+    async def review(self, kind: Kind, spec: Object) -> Object:
+        """Have the API server judge something (TokenReview, SubjectAccessReview); return its ``status``."""
+        body: Object = {"apiVersion": f"{kind.group}/{kind.version}", "kind": kind.title, "spec": spec}
+        found = await self._request("POST", kind.path(), body=body)
+        return dict(found.get("status") or {})
 
     async def accepts(self, token: SecretValue, user: str) -> bool:
         """Tell whether the API server takes ``token``, which it signed for ``user``, for a credential of its own."""
@@ -366,26 +385,3 @@ def _refusal(verb: str, path: str, status: int, raw: bytes, headers: Mapping[str
         cause=cause,
         retry_after=float(retry_after) if retry_after.isdigit() else None,
     )
-
-
-def _ssl_context(info: kopf.ConnectionInfo) -> ssl.SSLContext:
-    """Return the TLS context that a kubeconfig, or the pod's service account, asks for."""
-    context = ssl.create_default_context(
-        cafile=str(info.ca_path) if info.ca_path else None, cadata=_decoded(info.ca_data) if info.ca_data else None
-    )
-    if info.certificate_path and info.private_key_path:
-        context.load_cert_chain(str(info.certificate_path), str(info.private_key_path))
-    elif info.certificate_data and info.private_key_data:
-        with tempfile.TemporaryDirectory() as directory:  # the ssl module reads files only
-            certificate, key = Path(directory) / "tls.crt", Path(directory) / "tls.key"
-            certificate.write_text(_decoded(info.certificate_data))
-            key.touch(0o600)
-            key.write_text(_decoded(info.private_key_data))
-            context.load_cert_chain(certificate, key)
-    return context
-
-
-def _decoded(data: str | bytes) -> str:
-    """Return PEM text that a kubeconfig holds in base64."""
-    raw = data if isinstance(data, bytes) else data.encode()
-    return raw.decode() if b"-----BEGIN" in raw else base64.b64decode(raw).decode()

@@ -189,6 +189,13 @@ def operator(
             show_default=False,
         ),
     ] = None,
+    broker_check_address: Annotated[
+        bool,
+        typer.Option(
+            "--broker-check-address/--no-broker-check-address",
+            help="Refuse a pod's token that comes from another address than the pod's.",
+        ),
+    ] = False,
     leader_election: Annotated[
         bool,
         typer.Option("--leader-election/--no-leader-election", help="Work only where this replica holds the Lease."),
@@ -233,9 +240,11 @@ def operator(
         leader_election=leader_election,
         shards=shards,
         escrow=escrow,
-        broker=_broker(broker, broker_certificate, broker_service, broker_host or []),
         page_url=page_url(page, "--page-url") if page else "",
         webhook=webhook,
+        broker=_broker(
+            broker, broker_certificate, broker_service, broker_host or [], check_address=broker_check_address
+        ),
     )
     _check_address(metrics)
     if webhook and (settings.broker is None or settings.installation.sidecar is None):
@@ -298,14 +307,16 @@ def _proxy(url: str | None) -> SecretValue | None:
     return secret
 
 
-def _broker(address: str | None, certificate: Path | None, service: str, hosts: list[str]) -> BrokerSettings | None:
+def _broker(
+    address: str | None, certificate: Path | None, service: str, hosts: list[str], *, check_address: bool
+) -> BrokerSettings | None:
     if address is None:
         return None
     try:
         host, port = parse_address(address)
     except ValueError as error:
         raise CommandError(f"--broker: {error}", ExitCode.INVALID) from None
-    return BrokerSettings(host, port, certificate, service, tuple(hosts))
+    return BrokerSettings(host, port, certificate, service, tuple(hosts), check_address=check_address)
 
 
 def _check_address(metrics: str | None) -> None:

@@ -94,6 +94,11 @@ IDENTITY_STATUS: Final = _object(
     ),
     lastHandledRenew=_text("Value of the annotation keyferry.dev/renew that was acted on last."),
     lastHandledLogin=_text("Value of the annotation keyferry.dev/login that was acted on last."),
+    asked=_object(
+        "What a replica that does not look after the identity was asked for by a pod, for the one that does.",
+        time=_time("When."),
+        minimumRemaining=_text("For how long the token is to be valid; 0s: look whether its login still holds."),
+    ),
     authorizedAs=_object(
         "Who approved: whose login the token is from, as far as the provider says. Absent where no person is needed.",
         subject=_text("The sub claim."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from keyferry.engine.credentials import Reference
 from keyferry.errors import KeyferryError
@@ -20,7 +20,7 @@ from keyferry_operator.sweep import Sweep
 from keyferry_operator.watch import Change, Reflector, ResourceWatch, WatchTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import kopf
 
@@ -41,6 +41,18 @@ LIST_PAUSE: Final = 5.0
 """Seconds until the first list is tried again."""
 
 
+class IdentityFollower(Protocol):
+    """Who is told of changes."""
+
+    def changed(self, key: ObjectKey) -> None:
+        """Take note that an identity, its status or its Secret is another."""
+        ...
+
+    def gone(self, key: ObjectKey) -> None:
+        """Take note that an identity is gone."""
+        ...
+
+
 class Follower:
     """Keeps the engine and the catalog in step with the cluster."""
 
@@ -59,11 +71,14 @@ class Follower:
         watch_namespaces: tuple[str, ...],
         service_accounts: bool,
         times: WatchTimes,
+        followers: Iterable[IdentityFollower] = (),
     ) -> None:
         """``namespace`` is the operator's own, ``watch_namespaces`` those to look after (none: all).
 
-        With ``service_accounts`` those are read again too, that identities ask for a token of.
+        With ``service_accounts`` those are read again too, that identities ask for a token of. ``followers`` are told
+        of every change of an identity, or of its Secret.
         """
+        self._followers = tuple(followers)
         self._client = client
         self._engine = engine
         self._catalog = catalog
@@ -208,6 +223,8 @@ class Follower:
             self._declare(kind, body, listed=listed)
         if kind is IDENTITIES:
             self._requests.see(key, body)
+            for follower in self._followers:
+                follower.changed(key)
 
     def _declare(self, kind: Kind, body: Object, *, listed: bool) -> None:
         loaded: Loaded = load_object(body, cluster_namespace=self._namespace, sharing=self._sharing)
@@ -253,6 +270,8 @@ class Follower:
             self._catalog.identities.pop(key, None)
             self._catalog.forget_status(key)
             self._requests.forget(key)
+            for follower in self._followers:
+                follower.gone(key)
             return
         provider = self._provider_key(kind, key)
         self._engine.drop_provider(provider)
@@ -298,6 +317,9 @@ class Follower:
         """Have put right what somebody changed or deleted, also where it cannot be told any more whose it was."""
         before = self._catalog.secrets.get(key)
         seen = self._catalog.discard(key) if change.deleted else self._publisher.see(change.body)
+        for identity in {each.identity for each in (before, seen) if each is not None and each.identity is not None}:
+            for follower in self._followers:
+                follower.changed(identity)
         if (
             seen is not None
             and seen.identity is not None

@@ -16,8 +16,6 @@ HOSTS_ANNOTATION: Final = "keyferry.dev/hosts"
 RECORD_ANNOTATION: Final = "keyferry.dev/record"
 TOUCHED_ANNOTATION: Final = "keyferry.dev/touched"
 """On a pod: the Secrets, with their versions, that were written when it was touched last."""
-INJECT_ANNOTATION: Final = "keyferry.dev/inject"
-"""On a pod: the identities that it gets, in its namespace."""
 RELOADER_ANNOTATION: Final = "reloader.stakater.com/ignore"
 
 KEYS_SECRET: Final = "keyferry-keys"  # noqa: S105 - a name

@@ -187,6 +187,8 @@ class Operator:
             ),
             checkpoint=self._checkpoint,
         )
+        if settings.broker is not None:
+            self.broker = Broker(settings.broker, self.client, self.catalog, self.engine, namespace=settings.namespace)
         self._follower = Follower(
             self.client,
             self.engine,
@@ -202,20 +204,19 @@ class Operator:
             watch_namespaces=settings.watch_namespaces,
             service_accounts=settings.service_account_tokens,
             times=settings.times,
+            followers=() if self.broker is None else (self.broker,),
         )
         self._work = ShardWork(self.engine, self._follower, self.reporter)
-        if settings.broker is not None:
-            self.broker = Broker(settings.broker, self.client, self.catalog, namespace=settings.namespace)
-            if settings.webhook:
-                self.webhook = Webhook(
-                    settings.webhook,
-                    self.client,
-                    self.catalog,
-                    settings.installation,
-                    namespace=settings.namespace,
-                    broker_url=settings.broker.url(settings.namespace),
-                )
-                self.webhook.attach(self.broker)
+        if settings.broker is not None and self.broker is not None and settings.webhook:
+            self.webhook = Webhook(
+                settings.webhook,
+                self.client,
+                self.catalog,
+                settings.installation,
+                namespace=settings.namespace,
+                broker_url=settings.broker.url(settings.namespace),
+            )
+            self.webhook.attach(self.broker)
 
     async def _origin(self) -> str:
         """Return the cluster's name: the uid of kube-system, which no restore brings elsewhere."""

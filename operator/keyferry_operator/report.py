@@ -42,6 +42,8 @@ GOOD_NEWS: Final = 100
 """Events of level info that may come at once, when ten thousand identities get their first token: the statuses and
 the log tell of each, and Events are kept for an hour by the same etcd."""
 GOOD_NEWS_PER_SECOND: Final = 5.0
+SHARED: Final = frozenset({"asked", "consumers"})
+"""Parts of a status that any replica writes, and that are left as they are here (``keyferry_operator.api``)."""
 QUIET: Final = frozenset({"renewed", "session_renewed", "published"})
 """Events that happen all the time and are told by the status alone."""
 
@@ -137,7 +139,7 @@ class ClusterReporter:
         secret = "" if private else self._catalog.secret_key(status.key).name
         wanted = status_object(status, before, generation=resource.generation, secret=secret)
         wanted |= {request.field: self._catalog.handled[request].get(status.key) or None for request in REQUESTS}
-        if {key: value for key, value in before.items() if value is not None} == {
+        if {key: value for key, value in before.items() if value is not None and key not in SHARED} == {
             key: value for key, value in wanted.items() if value is not None
         }:
             return None
@@ -161,7 +163,9 @@ class ClusterReporter:
                 self._write_later(status, error)
             return
         self._troubles.discard(status.key.namespace)
-        self._catalog.wrote_status(status.key, wanted, made["metadata"])
+        before = self._catalog.status_of(status.key)
+        shared = {name: before[name] for name in SHARED if name in before}
+        self._catalog.wrote_status(status.key, {**wanted, **shared}, made["metadata"])
 
     def _write_later(self, status: IdentityStatus, error: ApiError) -> None:
         """Try again in a while, and say why once: what keeps one status of a namespace from us keeps all of them."""

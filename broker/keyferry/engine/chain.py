@@ -34,6 +34,8 @@ class IdentityChain:
         self._wake = wake
         self._asked: defaultdict[ObjectKey, set[ObjectKey]] = defaultdict(set)
         """Who asked for an identity's token since it was issued."""
+        self.listeners: list[Callable[[ObjectKey], None]] = []
+        """Told of every identity that has a new token, here or in another process."""
 
     async def current(self, namespace: str, name: str, consumer: ObjectKey, hosts: frozenset[str]) -> SecretValue:
         """Return the identity's token, read from the private state as it is now, to be sent to ``hosts``.
@@ -106,6 +108,8 @@ class IdentityChain:
 
     def issued(self, key: ObjectKey) -> None:
         """Wake those that waited for this identity's token, or that failed with the one before."""
+        for listener in self.listeners:
+            listener(key)
         for consumer in self._asked.pop(key, set()):
             entry = self._roster.entries.get(consumer)
             if entry is not None and entry.failure is not None:

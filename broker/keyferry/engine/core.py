@@ -15,6 +15,7 @@ from keyferry.engine.entry import Care
 from keyferry.engine.job import PERSONAL
 from keyferry.engine.links import Links
 from keyferry.engine.loop import Loop, Waive
+from keyferry.engine.outlet import Outlet
 from keyferry.engine.provider import Drivers
 from keyferry.engine.questions import Questions
 from keyferry.engine.roster import Roster
@@ -55,6 +56,7 @@ class Engine:
         self.roster = Roster(ports, self._drivers, self._shards, page_url=settings.page_url)
         links = Links(settings.page_url, ports.store.digest_key, settings.link_lifetime)
         self._chain = IdentityChain(ports, self.roster, self._nudge)
+        self.issued_listeners = self._chain.listeners
         self._undertaker = Undertaker(ports, self.roster, self._drivers, self._chain)
         self._agenda = Agenda()
         self._queue = Queue()
@@ -105,6 +107,8 @@ class Engine:
         )
         self.labarchives = LabArchivesSigner(ports, self.roster, self._observe_seconds)
         """Signs LabArchives calls for workloads."""
+        self.outlet = Outlet(ports, self.roster)
+        """Hands tokens out for pods."""
         self.approvals = Questions(ports, self.roster, self._loop, links)
         """What people are asked, for the approval page."""
 

@@ -17,13 +17,14 @@ from keyferry.engine.answers import Answers, concerns_people, is_answering
 from keyferry.engine.exchange import OAuthExchanger
 from keyferry.engine.job import REFRESHING, REPEATABLE, Job
 from keyferry.engine.labarchives import LabArchivesExchanger
-from keyferry.engine.tiled import API_KEY_TYPE, TiledExchanger
+from keyferry.engine.outlet import Place, render_input
+from keyferry.engine.tiled import TiledExchanger
 from keyferry.errors import CredentialError, PublishError
 from keyferry.ledger import Ledger, Stuck
 from keyferry.plan import Observed, PublishedState, is_behind
 from keyferry.publication import Publication
 from keyferry.record import Claim, Versioned
-from keyferry.render import Delivery, RenderInput, render
+from keyferry.render import Delivery, render
 from keyferry.render.service_binding import binding_entries
 from keyferry.spec.provider import InDoubt, ProviderType, Rotation
 from keyferry.spec.target import TargetType
@@ -254,18 +255,13 @@ class Desk:
             await self._ports.publisher.withdraw(entry.key, entry.uid)
             return None
         spec = provider.resource.spec
-        api_key = token.token_type == API_KEY_TYPE
-        given = RenderInput(
-            token=token,
-            revision=record.revision,
-            provider_url=spec.tiled.url if spec.tiled is not None else token.issuer,
-            api_key=api_key,
-            delivery=self._ports.publisher.delivery,
-            directory=self._ports.publisher.place(entry.key),
-            endpoint=self._ports.publisher.endpoint(entry.key),
+        place = Place(
+            self._ports.publisher.delivery,
+            self._ports.publisher.place(entry.key),
+            self._ports.publisher.endpoint(entry.key),
         )
-        files = render(entry.resource.spec.target.files, given)
-        if given.delivery is Delivery.SECRET:
+        files = render(entry.resource.spec.target.files, render_input(spec, record, token, place))
+        if place.delivery is Delivery.SECRET:
             files = {**binding_entries(spec.type), **files}
         publication = Publication(
             key=entry.key,

@@ -7,9 +7,19 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from keyferry_operator.api.callers import Callers
 from keyferry_operator.api.certificates import Certificates, DirectorySource, SecretSource
+from keyferry_operator.api.gate import Gate
+from keyferry_operator.api.jwks import ClusterKeys
+from keyferry_operator.api.labarchives import LabArchivesEndpoint
+from keyferry_operator.api.limits import DEFAULT_LIMITS, Buckets, Held, Limits
+from keyferry_operator.api.news import News
+from keyferry_operator.api.pods import LivePods
 from keyferry_operator.api.server import ApiServer
+from keyferry_operator.api.shelf import Shelf
+from keyferry_operator.api.tokens import TokenEndpoint
 from keyferry_operator.api.trust import TrustPublisher
+from keyferry_operator.api.wants import Wants
 from keyferry_operator.leases import cancelled
 from keyferry_operator.names import SERVICE
 
@@ -17,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from keyferry.engine import Engine
+    from keyferry.model import ObjectKey
     from keyferry_operator.catalog import Catalog
     from keyferry_operator.client import KubeClient
 
@@ -34,6 +46,9 @@ class BrokerSettings:
     """Name of the Service in the operator's namespace, for the certificate that the operator makes."""
     hosts: tuple[str, ...] = ()
     """Further names and addresses for that certificate."""
+    check_address: bool = False
+    """Refuse a token that comes from another address than its pod's; not where the network translates addresses."""
+    limits: Limits = DEFAULT_LIMITS
 
     def url(self, namespace: str) -> str:
         """Return the URL by which pods reach it."""
@@ -46,9 +61,14 @@ class BrokerSettings:
 
 
 class Broker:
-    """Serves while in ``async with``. ``server.routes`` takes more, before it is entered."""
+    """Serves while in ``async with``. ``server.routes`` takes more, before it is entered.
 
-    def __init__(self, settings: BrokerSettings, client: KubeClient, catalog: Catalog, *, namespace: str) -> None:
+    Implements ``keyferry_operator.following.IdentityFollower``.
+    """
+
+    def __init__(
+        self, settings: BrokerSettings, client: KubeClient, catalog: Catalog, engine: Engine, *, namespace: str
+    ) -> None:
         """``namespace`` is the operator's own."""
         source = (
             SecretSource(client, namespace, settings.names(namespace))
@@ -58,8 +78,32 @@ class Broker:
         self.certificates = Certificates(source)
         """Whose ``listeners`` are told of the authorities to trust."""
         self.server = ApiServer(self.certificates, settings.host, settings.port)
+        self._catalog = catalog
         self._trust = TrustPublisher(client, catalog, namespace)
         self.certificates.listeners.append(self._trust.trust)
+        self._news = News()
+        engine.issued_listeners.append(self._news.tell)
+        self._wants = Wants(client, engine, catalog)
+        self.held = Held(settings.limits)
+        self._serve(settings.limits, client, engine, check_address=settings.check_address)
+
+    def _serve(self, limits: Limits, client: KubeClient, engine: Engine, *, check_address: bool) -> None:
+        pods = LivePods(client, check_address=check_address)
+        gate = Gate(Callers(client, ClusterKeys(client), pods), pods, self._catalog)
+        buckets = Buckets(limits.burst, limits.rate)
+        shelf = Shelf(engine, self._catalog, self._news)
+        self._tokens = TokenEndpoint(gate, buckets, self.held, self._news, shelf, self._catalog, self._wants)
+        signatures = Buckets(limits.signatures_burst, limits.signatures_rate)
+        labarchives = LabArchivesEndpoint(gate, buckets, signatures, engine, self._wants)
+        identity = "/v1/namespaces/{namespace}/identities/{name}"
+        for method, path, handler in (
+            ("GET", "token", self._tokens.get),
+            ("POST", "labarchives/signature", labarchives.signature),
+            ("POST", "labarchives/user", labarchives.user),
+            ("POST", "labarchives/clock", labarchives.clock),
+            ("POST", "labarchives/refused", labarchives.refused),
+        ):
+            self.server.routes.add(method, f"{identity}/{path}", handler)
 
     async def __aenter__(self) -> Self:
         """Begin to serve. Raises KeyferryError where the address cannot be had."""
@@ -77,3 +121,14 @@ class Broker:
     def drain(self) -> None:
         """Send clients to the other replicas; to be called when this one is about to end."""
         self.server.drain()
+        self._tokens.drain()
+
+    def changed(self, key: ObjectKey) -> None:
+        """Take note that an identity, its status or its Secret is another."""
+        self._wants.hear(key, self._catalog.status_of(key))
+        self._news.tell(key)
+
+    def gone(self, key: ObjectKey) -> None:
+        """Take note that an identity is gone."""
+        self._wants.forget(key)
+        self._news.tell(key)
