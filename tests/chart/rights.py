@@ -48,6 +48,7 @@ class Call(NamedTuple):
 
 # Every call in the operator's sources that names a kind of object, and the verbs that the API server asks for.
 CALLS: dict[Call, tuple[Place, str]] = {
+    Call("callers", "review", "TOKEN_REVIEWS"): (Place.CLUSTER, "create"),
     Call("certificates", "create", "SECRETS"): (Place.PRIVATE, "create"),
     Call("certificates", "get", "SECRETS"): (Place.PRIVATE, "get"),
     Call("certificates", "replace", "SECRETS"): (Place.PRIVATE, "update"),
@@ -67,6 +68,8 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("operator", "create", "SECRETS"): (Place.PRIVATE, "create"),
     Call("operator", "get", "NAMESPACES"): (Place.ORIGIN, "get"),
     Call("operator", "get", "SECRETS"): (Place.PRIVATE, "get"),
+    Call("pods", "_read", "PODS"): (Place.WATCHED, "get"),
+    Call("pods", "_read", "SERVICE_ACCOUNTS"): (Place.WATCHED, "get"),
     Call("provider_status", "merge", "CLUSTER_PROVIDERS"): (Place.CLUSTER, "patch status"),
     Call("provider_status", "merge", "PROVIDERS"): (Place.WATCHED, "patch status"),
     Call("publish", "apply", "SECRETS"): (Place.WATCHED, "create patch"),
@@ -88,6 +91,7 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("touch", "merge", "PODS"): (Place.PODS, "patch"),
     Call("touch", "pages", "PODS"): (Place.PODS, "list"),
     Call("trust", "apply", "CONFIG_MAPS"): (Place.WATCHED, "create patch"),
+    Call("wants", "merge", "IDENTITIES"): (Place.WATCHED, "patch status"),
     Call("webhook", "apply", "MUTATING_WEBHOOKS"): (Place.WEBHOOK, "patch"),
     Call("webhook", "get", "MUTATING_WEBHOOKS"): (Place.WEBHOOK, "get"),
 }

@@ -227,6 +227,10 @@ roleRef:
   resources: [configmaps]
   resourceNames: [keyferry-ca]
   verbs: [patch]
+# Whether the pod is alive that asks for a token, and its service account the one that it was given.
+- apiGroups: [""]
+  resources: [pods, serviceaccounts]
+  verbs: [get]
 {{- end }}
 {{- end }}
 
@@ -242,6 +246,12 @@ roleRef:
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [list, watch]
+{{- if .Values.broker.enabled }}
+# Asks whose a pod's token is, where the cluster's keys cannot be read.
+- apiGroups: [authentication.k8s.io]
+  resources: [tokenreviews]
+  verbs: [create]
+{{- end }}
 {{- if include "keyferry.injects" . }}
 # Its caBundle: by what the API server knows the webhook.
 - apiGroups: [admissionregistration.k8s.io]
