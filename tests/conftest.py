@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.support.keycloak import Keycloak, Realm
-    from tests.support.tiled import TiledServer
+    from tests.support.tiled import Login, TiledServer
 
 SHARED_RUN = pytest.StashKey[SharedRun]()
 RUN_DIRECTORY = "keyferry_run_directory"
@@ -100,14 +100,17 @@ def tiled_server(shared_run: SharedRun) -> TiledServer:
 
 @pytest.fixture
 def start_tiled(tmp_path: Path) -> Iterator[Callable[..., TiledServer]]:
-    """Return a function that starts a Tiled server of the test's own, with the lifetimes given (in seconds)."""
+    """Return a function that starts a Tiled server of the test's own, with the lifetimes given (in seconds).
+
+    ``login`` is a way to log in through a browser.
+    """
     require("tiled", tiled_server_module.problem())
     started: list[TiledServer] = []
 
-    def start(**lifetimes: int) -> TiledServer:
+    def start(login: Login | None = None, **lifetimes: int) -> TiledServer:
         directory = tmp_path / f"tiled-{len(started)}"
         directory.mkdir(mode=0o700)
-        started.append(tiled_server_module.start_tiled(directory, tiled_server_module.Lifetimes(**lifetimes)))
+        started.append(tiled_server_module.start_tiled(directory, tiled_server_module.Lifetimes(**lifetimes), login))
         return started[-1]
 
     yield start

@@ -19,6 +19,7 @@ from keyferry.errors import (
     ResourceError,
     RetryClass,
 )
+from keyferry.grants.rfc8628_device_code import Decision, decision
 from keyferry.model import HttpRequest, HttpResponse
 from keyferry.providers import tiled
 from keyferry.secret import SecretValue
@@ -103,6 +104,8 @@ def test_discovery() -> None:
         revoke_endpoint=f"{API}auth/session/revoke",
         api_key_endpoint=f"{API}auth/apikey",
         whoami_endpoint=f"{API}auth/whoami",
+        device_problem=f"No authenticator of the Tiled server at {API} logs people in through a browser: log in with a"
+        " password (grant Password).",
     )
     assert metadata().hosts == {"tiled.example.org"}
 
@@ -132,16 +135,15 @@ def test_no_login_without_a_choice(providers: tuple[dict[str, Any], ...], words:
     assert raised.value.reason is Reason.GRANT_NOT_SUPPORTED
 
 
-@pytest.mark.parametrize(
-    ("authenticator", "words"),
-    [
-        ("ldap", "no authenticator ldap; those that take passwords: toy"),
-        ("orcid", "takes no passwords; those that do: toy"),
-    ],
-)
-def test_a_wrong_choice_is_told(authenticator: str, words: str) -> None:
-    with pytest.raises(ResourceError, match=words):
-        metadata(TOY, SSO, authenticator=authenticator)
+def test_a_wrong_choice_is_told() -> None:
+    with pytest.raises(ResourceError, match="no authenticator ldap; it has: orcid, toy"):
+        metadata(TOY, SSO, authenticator="ldap")
+    assert "orcid at https://tiled.example.org/api/v1/ is none that takes passwords; those that do: toy" in (
+        metadata(TOY, SSO, authenticator="orcid").login_problem
+    )
+    assert "toy at https://tiled.example.org/api/v1/ is none that logs people in through a browser" in (
+        metadata(TOY, SSO, authenticator="toy").device_problem
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_login() -> None:
     assert form_of(request) == [("grant_type", "password"), ("username", "alice"), ("password", "s 1")]
     tokens = finish(login(), answer(TOKENS | {"identity": {"id": "alice", "provider": "toy"}, "principal": "0123"}))
     assert (tokens.token_type, tokens.lifetime, tokens.refresh_expires_at) == ("Bearer", 900, NOW + 604_800)
-    assert (tokens.subject, tokens.issuer) == ("0123456789abcdef", API)
+    assert (tokens.subject, tokens.issuer) == ("alice", API)
     assert tokens.publishable
 
 
@@ -218,6 +220,7 @@ def test_refresh() -> None:
     assert json.loads(request.body) == {"refresh_token": "rt-1"}
     tokens = finish(refresh(), answer(TOKENS))
     assert tokens.refresh_token == SecretValue("rt-2")
+    assert tokens.subject == "", "only a login says whose it is"
 
 
 def test_a_refresh_token_stays_where_none_is_given() -> None:
@@ -396,14 +399,114 @@ def test_deleting_a_key() -> None:
     assert error_of(delete(), HttpResponse(503)).retry is RetryClass.TRANSIENT
 
 
+CODE = "5f" * 32
+DEVICE_ANSWER = {
+    "authorization_uri": "https://orcid.example.org/oauth/authorize?client_id=tiled&response_type=code",
+    "verification_uri": "https://elsewhere.example.net/poll",
+    "interval": 5,
+    "device_code": CODE,
+    "expires_in": 900.0,
+    "user_code": "8D3F-2EF3",
+}
+
+
+def poll_device() -> Generator[HttpRequest, HttpResponse, Any]:
+    return tiled.poll_device(metadata(SSO), SecretValue(CODE), NOW)
+
+
+def test_a_device_code_of_tileds_own() -> None:
+    request = next(tiled.authorize_device(metadata(SSO), NOW))
+    assert (request.method, request.url, request.body) == ("POST", f"{API}auth/provider/orcid/authorize", b"")
+    given = finish(tiled.authorize_device(metadata(SSO), NOW), answer(DEVICE_ANSWER))
+    assert (given.verification_uri, given.user_code) == (DEVICE_ANSWER["authorization_uri"], "8D3F-2EF3")
+    assert (given.expires_at, given.interval, given.verification_uri_complete) == (NOW + 900, 5, "")
+    poll = next(poll_device())
+    assert poll.url == f"{API}auth/provider/orcid/token", "wherever the answer says to poll"
+    assert json.loads(poll.body) == {
+        "device_code": CODE,
+        "grant_type": "urn:ietf:params:oauth:grant-type:device_code",
+    }
+    tokens = finish(poll_device(), answer(TOKENS | {"identity": {"id": "0000-0001-2345-6789", "provider": "orcid"}}))
+    assert tokens.subject == "0000-0001-2345-6789"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device_code": "not hex"},
+        {"device_code": None},
+        {"authorization_uri": "javascript:alert(1)"},
+        {"user_code": ""},
+        {"expires_in": 0},
+    ],
+)
+def test_a_device_code_that_nobody_could_use(changes: dict[str, object]) -> None:
+    response = answer(DEVICE_ANSWER | changes)
+    assert error_of(tiled.authorize_device(metadata(SSO), NOW), response).code == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("response", "code", "means"),
+    [
+        (detail({"error": "authorization_pending"}, 400), "authorization_pending", Decision.PENDING),
+        (detail("No such device_code. The pending request may have expired.", 404), "expired_token", Decision.LAPSED),
+        (detail("Invalid device code", 401), "expired_token", Decision.LAPSED),
+        (detail("Not Found", 404), "http_404", Decision.UNKNOWN),
+        (detail([{"msg": "Field required"}], 422), "http_422", Decision.UNKNOWN),
+        (page(404), "html", Decision.UNKNOWN),
+        (HttpResponse(503), "http_503", Decision.UNKNOWN),
+        (answer({"access": "denied"}), "malformed", Decision.UNKNOWN),
+    ],
+)
+def test_a_poll_that_brings_no_tokens(response: HttpResponse, code: str, means: Decision) -> None:
+    error = error_of(poll_device(), response)
+    assert (error.code, decision(error)) == (code, means)
+
+
+def test_no_device_code_without_such_a_login() -> None:
+    with pytest.raises(ResourceError, match="logs people in through a browser") as raised:
+        next(tiled.authorize_device(metadata(TOY), NOW))
+    assert raised.value.reason is Reason.GRANT_NOT_SUPPORTED
+
+
+IDP = "https://auth.example.org/realms/tiled/protocol/openid-connect"
+PROXIED_LINKS = {
+    "auth_endpoint": f"{IDP}/auth/device",
+    "authorize_endpoint": f"{API}auth/provider/institute/authorize",
+    "client_id": "tiled-device",
+    "token_endpoint": f"{IDP}/token",
+}
+PROXIED = {"provider": "institute", "mode": "external", "links": PROXIED_LINKS, "extra_scopes": ["tiled"]}
+
+
+def test_an_identity_provider_issues_the_tokens() -> None:
+    found = metadata(PROXIED, links=LINKS | {"refresh_session": f"{IDP}/token"})
+    assert found.identity_provider == tiled.IdentityProvider(
+        client_id="tiled-device",
+        token_endpoint=f"{IDP}/token",
+        device_authorization_endpoint=f"{IDP}/auth/device",
+        scopes=("openid", "offline_access", "tiled"),
+    )
+    assert found.hosts == {"tiled.example.org", "auth.example.org"}
+    assert found.refresh_endpoint == f"{API}auth/session/refresh"
+
+
+@pytest.mark.parametrize("endpoint", ["http://auth.example.org/token", "/token", None, "https://a@b/token"])
+def test_an_identity_provider_that_must_not_be_asked(endpoint: str | None) -> None:
+    with pytest.raises(AnswerError, match="whose token_endpoint "):
+        metadata(PROXIED | {"links": PROXIED_LINKS | {"token_endpoint": endpoint}})
+
+
+NAMES = (
+    "authentication", "providers", "provider", "mode", "links", "detail", "uuid", "api_keys", "secret", "device_code",
+    "user_code", "authorization_uri", "expires_in", "client_id", "identity",
+)  # fmt: skip
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(),
     lambda inner: (
         st.lists(inner, max_size=2)
         | st.dictionaries(
-            st.sampled_from(
-                ["authentication", "providers", "provider", "mode", "links", "detail", "uuid", "api_keys", "secret"]
-            ),
+            st.sampled_from(NAMES),
             inner,
             max_size=4,
         )
@@ -422,6 +525,8 @@ def test_whatever_a_server_answers(document: object, status: int) -> None:
         mint(),
         tiled.whoami(metadata(), AT),
         delete(),
+        tiled.authorize_device(metadata(SSO), NOW),
+        poll_device(),
     ):
         next(generator)
         error: KeyferryError | None = None

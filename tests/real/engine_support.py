@@ -286,8 +286,8 @@ def _later(broker: LocalBroker, name: str, revision: int) -> dict[str, Any] | No
 
 
 def documented(page: str) -> list[dict[str, Any]]:
-    """Return every resource that a page of the documentation shows."""
-    text = (EXAMPLES.parent / "docs" / page).read_text()
+    """Return every resource that a page of the documentation shows before it comes to clusters."""
+    text = (EXAMPLES.parent / "docs" / page).read_text().partition("\n## In a cluster\n")[0]
     blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [document for block in blocks for document in yaml.safe_load_all(block)]
 

@@ -192,6 +192,7 @@ async def world_of(tiled: TiledServer, base: Path) -> AsyncIterator[World]:
         world.place.add_examples(
             "tiled", {PLACEHOLDER: f"{proxy.url}/api/v1", "expiresIn: 12h": f"expiresIn: {KEY_LIFE}s"}
         )
+        world.place.drop("beamline", "beamline-key")  # for people; see test_tiled_person
         (world.place.resources / "others.yaml").write_text(OTHERS)
         secrets = {f"tiled-{user}": {"username": user, "password": password} for user, password in USERS.items()}
         secrets["tiled-mistyped"] = {"username": "alice", "password": "wrong"}
@@ -213,7 +214,7 @@ async def broker_of(world: World) -> AsyncIterator[LocalBroker]:
 
 def test_the_page_shows_what_is_tested() -> None:
     shown = documented("tiled.md")
-    assert len(shown) == 3
+    assert len(shown) == 5
     assert all(resource in exemplified("tiled") for resource in shown)
 
 
@@ -332,7 +333,7 @@ async def a_stray_key_is_removed_after_a_crash(tiled: TiledServer, base: Path) -
     async with proxy_to(tiled.url) as proxy:
         world = World(tiled, proxy, Place(base))
         world.place.add_examples("tiled", {PLACEHOLDER: f"{proxy.url}/api/v1", "expiresIn: 12h": "expiresIn: 1h"})
-        world.place.drop("streaming", "dashboard")
+        world.place.drop("streaming", "dashboard", "beamline", "beamline-key")
         world.place.add_secrets({"tiled-alice": {"username": ADMIN, "password": USERS[ADMIN]}})
         minted, never = asyncio.Event(), asyncio.Event()
 

@@ -4,10 +4,8 @@ from typing import Any
 
 import pytest
 
-from keyferry.errors import Reason, ResourceError
-from keyferry.spec.check import check_loaded, check_pair, check_secret_formats, check_supported, supported_grants
-from keyferry.spec.grant import GrantType
-from keyferry.spec.provider import ProviderType
+from keyferry.errors import Reason
+from keyferry.spec.check import check_loaded, check_pair, check_secret_formats
 from keyferry.spec.resources import load_documents
 from tests.spec.samples import CLIENT, CONTRACT, ISSUER, REF, cluster_provider, identity, load, provider, resource
 
@@ -161,33 +159,6 @@ def test_namespaces_are_selected_by_expressions(operator: str, values: list[str]
     wanted = {"matchLabels": {"tier": "b"}, "matchExpressions": [expression]}
     _, both = pair(identity(), cluster_provider(namespaceSelector=wanted))
     assert not both.namespace_selector.matches({"team": "a"})
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "path"),
-    [
-        (identity(grant=DEVICE), TILED, "spec.grant.type"),
-    ],
-)
-def test_what_later_versions_bring_is_understood_and_refused(one: Any, other: Any, path: str) -> None:
-    problem = check_supported(*pair(one, other))
-    assert problem is not None
-    assert problem.reason is Reason.GRANT_NOT_SUPPORTED
-    assert problem.path == path
-    error = problem.as_error()
-    assert isinstance(error, ResourceError)
-    assert error.reason is Reason.GRANT_NOT_SUPPORTED
-
-
-def test_what_is_supported_is_not_refused() -> None:
-    for grant in (PLAIN, REFRESH, PASSWORD, BEARER, EXCHANGE, DEVICE, BROWSER):
-        assert check_supported(*pair(identity(grant=grant), provider())) is None
-    assert check_supported(*pair(identity(target={"files": [{"format": "AIoD"}]}), provider())) is None
-    assert (
-        check_supported(*pair(identity(grant=CODE, target={"files": [{"format": "LabArchives"}]}), LABARCHIVES)) is None
-    )
-    assert supported_grants(ProviderType.TILED) == {GrantType.REFRESH_TOKEN, GrantType.PASSWORD}
-    assert supported_grants(ProviderType.LABARCHIVES) == {GrantType.LABARCHIVES_CODE, GrantType.LABARCHIVES_LOGIN}
 
 
 def test_what_stands_for_a_labarchives_login_is_never_published() -> None:

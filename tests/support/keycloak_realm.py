@@ -216,7 +216,7 @@ def realm_representation(name: str, material: Material, options: RealmOptions) -
 
 def _clients(material: Material) -> list[dict[str, Any]]:
     issuers = material.assertion_issuer, material.workload_issuer
-    exchangeable = [_audience_mapper(material.exchange.id)]
+    exchangeable = [audience_mapper(material.exchange.id)]
     return [
         _secret_client(material.basic, serviceAccountsEnabled=True, protocolMappers=exchangeable),
         _secret_client(material.post, serviceAccountsEnabled=True),
@@ -240,7 +240,7 @@ def _clients(material: Material) -> list[dict[str, Any]]:
         _secret_client(
             material.exchange,
             attributes={"standard.token.exchange.enabled": "true"},
-            protocolMappers=[_audience_mapper(material.exchange_audience)],
+            protocolMappers=[audience_mapper(material.exchange_audience)],
         ),
         _client(material.exchange_audience, secret=f"{material.exchange_audience}-secret"),
         _secret_client(
@@ -281,7 +281,7 @@ def _mtls_client(client: CertificateClient, authority: Authority) -> dict[str, A
     return _client(client.id, serviceAccountsEnabled=True, clientAuthenticatorType="client-x509", attributes=attributes)
 
 
-def _audience_mapper(client_id: str) -> dict[str, Any]:
+def audience_mapper(client_id: str) -> dict[str, Any]:
     """Put ``client_id`` into the audience of the access tokens of the client that this mapper is part of."""
     return {
         "name": f"audience {client_id}",
@@ -302,6 +302,7 @@ def _user(realm: str, material: Material) -> dict[str, Any]:
         "firstName": person.name.title(),
         "lastName": "Tester",
         "credentials": [{"type": "password", "value": person.password, "temporary": False}],
+        "realmRoles": ["offline_access"],
         "federatedIdentities": [{"identityProvider": issuer.alias, "userId": issuer.subject, "userName": person.name}],
     }
 

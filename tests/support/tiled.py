@@ -24,7 +24,7 @@ from tests.support.servers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 VERSION = "0.2.20"
@@ -34,6 +34,17 @@ ADMIN = "admin"
 ARRAY = "numbers"  # what the catalog holds
 ARRAY_VALUES = list(range(10))
 CLIENT_TIMEOUT = 180.0
+
+
+@dataclass(frozen=True)
+class Login:
+    """A way to log in through a browser, as Tiled's configuration has it."""
+
+    provider: str
+    authenticator: str
+    arguments: Mapping[str, Any] = field(repr=False)
+    writer: Callable[[], str] | None = None
+    """Gives an access token that may write, where Tiled takes this login only without any other: no passwords then."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +174,14 @@ def shared_tiled(run: SharedRun) -> TiledServer:
     return TiledServer(Server(run.directory, "tiled"), state["port"], install(), state["admin_api_key"])
 
 
-def start_tiled(directory: Path, lifetimes: Lifetimes) -> TiledServer:
-    """Start a server of one's own, whose files go to ``directory``; it ends with ``stop()`` or with this process."""
+def start_tiled(directory: Path, lifetimes: Lifetimes, login: Login | None = None) -> TiledServer:
+    """Start a server of one's own, whose files go to ``directory``; it ends with ``stop()`` or with this process.
+
+    ``login`` is there beside the three users' passwords, or instead of them.
+    """
     lease = Lease(directory / "tiled.lease")
     try:
-        tiled = _prepare(Server(directory, "tiled"), directory, lifetimes, lease)
+        tiled = _prepare(Server(directory, "tiled"), directory, lifetimes, lease, login)
     except BaseException:
         lease.release()
         raise
@@ -175,13 +189,18 @@ def start_tiled(directory: Path, lifetimes: Lifetimes) -> TiledServer:
     return tiled
 
 
-def _prepare(server: Server, directory: Path, lifetimes: Lifetimes, lease: Lease) -> TiledServer:
+def _prepare(
+    server: Server, directory: Path, lifetimes: Lifetimes, lease: Lease, extra: Login | None = None
+) -> TiledServer:
     """Write the configuration beside the server's log, start it and store the array."""
     configuration = server.directory / "tiled.yml"
     configuration.touch(mode=0o600)
-    configuration.write_text(yaml.safe_dump(_configuration(directory, lifetimes)))
+    configuration.write_text(yaml.safe_dump(_configuration(directory, lifetimes, extra)))
     tiled = TiledServer(server, free_port(), install())
     _start(tiled, lease)
+    if extra is not None and extra.writer is not None:
+        _write_array(tiled, f"Bearer {extra.writer()}")
+        return tiled
     login = tiled.login(ADMIN)
     key = httpx.post(
         f"{tiled.api_url}/auth/apikey",
@@ -190,11 +209,11 @@ def _prepare(server: Server, directory: Path, lifetimes: Lifetimes, lease: Lease
         timeout=60,
     )
     tiled.admin_api_key = _json(key)["secret"]
-    _write_array(tiled)
+    _write_array(tiled, f"Apikey {tiled.admin_api_key}")
     return tiled
 
 
-def _write_array(tiled: TiledServer) -> None:
+def _write_array(tiled: TiledServer, authorization: str) -> None:
     """Store the array with plain HTTP, because importing the client takes seconds."""
     size = len(ARRAY_VALUES)
     structure = {
@@ -206,7 +225,7 @@ def _write_array(tiled: TiledServer) -> None:
     }
     source = {"structure_family": "array", "structure": structure, "parameters": {}, "assets": []}
     item = {"id": ARRAY, "structure_family": "array", "metadata": {}, "specs": [], "data_sources": [source]}
-    headers = {"Authorization": f"Apikey {tiled.admin_api_key}"}
+    headers = {"Authorization": authorization}
     _json(httpx.post(f"{tiled.api_url}/metadata/", json=item, headers=headers, timeout=60))
     stored = httpx.put(
         f"{tiled.api_url}/array/full/{ARRAY}",
@@ -229,19 +248,18 @@ def _start(tiled: TiledServer, lease: Lease) -> None:
     )
 
 
-def _configuration(directory: Path, lifetimes: Lifetimes) -> dict[str, Any]:
+def _configuration(directory: Path, lifetimes: Lifetimes, extra: Login | None) -> dict[str, Any]:
     data = directory / "data"
     data.mkdir(exist_ok=True)
+    passwords = Login(PROVIDER, "tiled.authenticators:DictionaryAuthenticator", {"users_to_passwords": USERS})
+    logins = [passwords] if extra is None else [extra] if extra.writer else [passwords, extra]
     return {
         "authentication": {
             "providers": [
-                {
-                    "provider": PROVIDER,
-                    "authenticator": "tiled.authenticators:DictionaryAuthenticator",
-                    "args": {"users_to_passwords": USERS},
-                }
+                {"provider": login.provider, "authenticator": login.authenticator, "args": dict(login.arguments)}
+                for login in logins
             ],
-            "tiled_admins": [{"provider": PROVIDER, "id": ADMIN}],
+            "tiled_admins": [{"provider": PROVIDER, "id": ADMIN}] if passwords in logins else [],
             "secret_keys": ["made up for the tests, and longer than 32 characters"],
             "access_token_max_age": lifetimes.access_token_max_age,
             "refresh_token_max_age": lifetimes.refresh_token_max_age,

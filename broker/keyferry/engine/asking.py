@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from keyferry.approval import Thrown
 from keyferry.engine.apply import ASK_AGAIN
 from keyferry.errors import ApprovalPending, Conflict, KeyferryError, Reason, ResourceError, RetryClass
-from keyferry.plan import next_renewal
+from keyferry.plan import is_asking, next_renewal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -107,3 +107,8 @@ def ended(record: Record, why: str, now: float) -> Record:
     if record.approval is None:
         return record
     return replace(record, approval=replace(record.approval, ended=why, login=None))
+
+
+def wants_person(job: Job) -> bool:
+    """Tell whether a person is being asked, or is to be, though there may be a session."""
+    return job.observed.login_requested or is_asking(job.observed, job.ports.clock.now())

@@ -19,6 +19,8 @@ from keyferry.engine.job import REFRESHING, REPEATABLE, Job
 from keyferry.engine.labarchives import LabArchivesExchanger
 from keyferry.engine.outlet import Place, render_input
 from keyferry.engine.tiled import TiledExchanger
+from keyferry.engine.tiled_upstream import TERMS as UPSTREAM_TERMS
+from keyferry.engine.tiled_upstream import is_upstream
 from keyferry.errors import CredentialError, PublishError
 from keyferry.ledger import Ledger, Stuck
 from keyferry.plan import Observed, PublishedState, is_behind
@@ -88,7 +90,7 @@ class Desk:
         self.stuck: Stuck = lambda _key, _message: None
         """Told when an answer cannot be stored."""
         self._oauth = OAuthExchanger(ports, ledger, tokens, links, prompts=prompts)
-        self._tiled = TiledExchanger(ports, ledger)
+        self._tiled = TiledExchanger(ports, ledger, self._oauth, links, prompts=prompts)
         self._labarchives = LabArchivesExchanger(ports, ledger, links, prompts=prompts)
         self._answers = Answers(ports, holder, settle_margin, discards, self._recover_login)
         self._publishing = asyncio.Semaphore(PUBLISHING_AT_ONCE)
@@ -148,7 +150,7 @@ class Desk:
             answering=is_answering(entry, record),
             poll_at=entry.poll_at,
             wanted_remaining=entry.wanted_remaining,
-            doubt=_doubt_policy(entry, provider),
+            doubt=_doubt_policy(entry, provider, record),
             claim_settled=settled,
             claim_settles_at=settles_at,
             publishes=entry.resource.spec.target.type is not TargetType.NONE,
@@ -201,8 +203,11 @@ class Desk:
             return None
         facts = self.facts(entry, provider, held, None, suspended=False)
         job = self._job(entry, provider, facts, held, note)
-        labarchives = provider.resource.spec.type is ProviderType.LABARCHIVES
-        recovered = await (self._labarchives.recover(job) if labarchives else self._oauth.recover(job))
+        spec = provider.resource.spec
+        if spec.type is ProviderType.LABARCHIVES:
+            recovered = await self._labarchives.recover(job)
+        else:
+            recovered = await self._oauth.recover(job, spec.oauth or UPSTREAM_TERMS)
         # Only now: where the escrow could not be read, an answer may lie in it, and it is looked for again.
         entry.recovered = claim.attempt_id
         return recovered
@@ -352,7 +357,7 @@ def _state(published: Published | None) -> PublishedState | None:
     )
 
 
-def _doubt_policy(entry: Entry, provider: Provider | None) -> DoubtPolicy:
+def _doubt_policy(entry: Entry, provider: Provider | None, record: Record | None) -> DoubtPolicy:
     can_login = entry.resource.spec.grant.type in REPEATABLE
     if provider is None:
         return DoubtPolicy(can_login=can_login)
@@ -361,7 +366,7 @@ def _doubt_policy(entry: Entry, provider: Provider | None) -> DoubtPolicy:
         # A code is redeemed once, and its answer is either there or lost: nothing is ever replayed.
         return DoubtPolicy(replay_once=False, can_login=False, deadline=spec.limits.timeout)
     if spec.oauth is None:
-        return DoubtPolicy(reusable=True, can_login=can_login, deadline=spec.limits.timeout)
+        return DoubtPolicy(reusable=not is_upstream(record), can_login=can_login, deadline=spec.limits.timeout)
     tokens = spec.oauth.refresh_tokens
     return DoubtPolicy(
         reuse_window=tokens.reuse_window,

@@ -136,7 +136,7 @@ class DeviceFlow:
             case Decision.DENIED:
                 return await self._over(job, approval, "the person, or the provider's policy, said no")
             case Decision.LAPSED:
-                return await self._over(job, approval, UNANSWERED)
+                return await self._over(job, approval, self._lapse(approval))
             case Decision.PENDING:
                 approval = await self._slow_down(job, held, approval, next_interval(approval.interval, error))
                 return self._pending(job, approval)
@@ -148,6 +148,12 @@ class DeviceFlow:
                 if error.retry is RetryClass.NEEDS_PERSON:
                     await self._end(job, approval, error.message)
         return error
+
+    def _lapse(self, approval: Approval) -> str:
+        """Say why the provider knows a code no more: an answer that was lost on its way is not asked for again."""
+        if self._ports.clock.now() >= approval.expires_at - approval.interval:
+            return UNANSWERED
+        return "the provider gave the code up before its time, or the answer to it was lost"
 
     async def _slow_down(self, job: Job, held: Versioned, approval: Approval, interval: float) -> Approval:
         if interval == approval.interval:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from keyferry.client_auth import NoAuthentication
-from keyferry.engine.asking import SESSION_GOES_ON, ask_or_go_on
+from keyferry.engine.asking import SESSION_GOES_ON, ask_or_go_on, wants_person
 from keyferry.engine.attempt import Attempts
 from keyferry.engine.clients import asserts_afresh, presents_fresh_token
 from keyferry.engine.device import DeviceFlow, OAuthDevice
@@ -29,8 +29,8 @@ from keyferry.grants.inputs import GrantInputs
 from keyferry.grants.rfc6749_refresh_token import refresh
 from keyferry.io.http import drive
 from keyferry.ledger import Spend
-from keyferry.plan import Route, is_asking, needs_exchange, route
-from keyferry.providers.revocation import TokenTypeHint, revoke
+from keyferry.plan import Route, needs_exchange, route
+from keyferry.providers.revocation import TokenTypeHint, find_revocation_endpoint, revoke
 from keyferry.spec.grant import GrantType
 from keyferry.spec.provider import Rotation
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from keyferry.model import Exchange, TokenSet
     from keyferry.record import Binding, Record, Versioned
     from keyferry.secret import SecretValue
+    from keyferry.spec.provider import OAuthProvider
 
 
 REFUSED_SEED: Final = "the provider refused the new refresh token; the session before it goes on"
@@ -77,7 +78,7 @@ class OAuthExchanger:
         for index in order:
             client = clients[index]
             try:
-                committed = await self._by_route(await self._attempts.attempt(job, oauth, metadata, client))
+                committed = await self.by_attempt(await self._attempts.attempt(job, oauth, metadata, client))
             except Refused as error:
                 if error.reason is Reason.CLIENT_REJECTED and asserts_afresh(job.spec.client or oauth.client):
                     error.retry = RetryClass.SUSPICIOUS  # the next try shows another assertion
@@ -95,18 +96,16 @@ class OAuthExchanger:
         binding = approval.login.binding if approval is not None and approval.login is not None else None
         if binding is None:
             return None
-        return await self._login.recover(job, OAuthLogin(job, self._blank(job, binding), binding))
+        inputs = self._blank(job, binding, job.provider.resource.spec.oauth)
+        return await self._login.recover(job, OAuthLogin(job, inputs, binding))
 
-    async def recover(self, job: Job) -> Versioned | None:
+    async def recover(self, job: Job, oauth: OAuthProvider) -> Versioned | None:
         """Commit an answer that had arrived before a crash; needs neither the provider nor any secret."""
         held = job.held
         if held is None or held.record.claim is None or held.record.binding is None:
             return None
-        oauth = job.provider.resource.spec.oauth
-        if oauth is None:
-            return None
         bound = held.record.binding
-        inputs = self._blank(job, bound)
+        inputs = self._blank(job, bound, oauth)
         token = held.record.refresh_token
         if token is None:
             return None
@@ -123,14 +122,13 @@ class OAuthExchanger:
         outcome.check()
         return committed
 
-    def _blank(self, job: Job, bound: Binding) -> GrantInputs:
+    def _blank(self, job: Job, bound: Binding, oauth: OAuthProvider | None) -> GrantInputs:
         """Return the inputs of a request that is not sent: its answer is here already."""
-        oauth = job.provider.resource.spec.oauth
         if oauth is None:
             raise ResourceError(f"{job.provider.name} is no OAuth provider")
         return GrantInputs(
             token_endpoint="",
-            issuer=bound.issuer,
+            issuer=bound.issuer if oauth.issuer else "",
             client=NoAuthentication(bound.client_id),
             started_at=0.0,
             scopes=job.spec.scopes,
@@ -138,7 +136,8 @@ class OAuthExchanger:
             maximum_lifetime=oauth.lifetime.maximum,
         )
 
-    async def _by_route(self, attempt: Attempt) -> Versioned:
+    async def by_attempt(self, attempt: Attempt) -> Versioned:
+        """Return the record with the new token committed, had in the way that the plan picks. Raises KeyferryErrors."""
         job = attempt.job
         if job.asks and job.observed.answering:
             return await self._ask_or_go_on(attempt, None)
@@ -187,10 +186,10 @@ class OAuthExchanger:
 
         Without a ``way`` it is only about what they answer just now.
         """
-        observed, now = attempt.job.observed, self._ports.clock.now()
-        needed = way is not None and needs_exchange(observed, now)
+        observed = attempt.job.observed
+        needed = way is not None and needs_exchange(observed, self._ports.clock.now())
         has_session = way in _BY_SESSION if way is not None else _has_session(observed.record)
-        if not has_session or way is None or observed.login_requested or is_asking(observed, now):
+        if not has_session or way is None or wants_person(attempt.job):
             asking = self._ask(attempt)
             committed = await ask_or_go_on(attempt.job, asking, has_session=has_session, needed=needed)
             if committed is not None:
@@ -287,7 +286,8 @@ class OAuthExchanger:
             outcome.check()
         except AnswerError as error:
             if error.reason is Reason.WRONG_SUBJECT and outcome.given_up and outcome.issued is not None:
-                await self._revoke(attempt, outcome.issued.refresh_token, outcome.issued.access_token)
+                issued = outcome.issued
+                await self._revoke(attempt, issued.refresh_token, issued.access_token, issued.issuer)
                 await fall_back(attempt.job, f"{SESSION_GOES_ON}: {error.message}")
             raise
         return committed
@@ -296,12 +296,15 @@ class OAuthExchanger:
         """Revoke a wrong person's login that was kept for it, where a crash came between. Raises Conflict then."""
         record = attempt.job.observed.record
         if record is not None and record.wrong_subject and record.previous is not None:
-            await self._revoke(attempt, record.refresh_token, None)
+            known = record.login or record.token
+            await self._revoke(attempt, record.refresh_token, None, known.issuer if known is not None else "")
             await fall_back(attempt.job, f"{SESSION_GOES_ON}: {record.refresh_ended}")
 
-    async def _revoke(self, attempt: Attempt, refresh_token: SecretValue | None, access: SecretValue | None) -> None:
+    async def _revoke(
+        self, attempt: Attempt, refresh_token: SecretValue | None, access: SecretValue | None, issuer: str
+    ) -> None:
         """Revoke what turned out to be somebody else's; the refusal is reported whatever comes of it."""
-        endpoint = attempt.metadata.revocation_endpoint
+        endpoint = await self._revocation_endpoint(attempt, issuer)
         if not endpoint:
             return
         credentials: tuple[tuple[SecretValue | None, TokenTypeHint], ...] = (
@@ -317,6 +320,17 @@ class OAuthExchanger:
                 await drive(revoke(endpoint, attempt.client, token, hint, now, hidden), attempt.job.channel.send)
             except KeyferryError as error:
                 attempt.job.note(f"a token of the wrong subject could not be revoked: {error.message}")
+
+    async def _revocation_endpoint(self, attempt: Attempt, issuer: str) -> str:
+        """Return where tokens are revoked, asking their issuer where only endpoints are known; '' where nowhere."""
+        metadata = attempt.metadata
+        if metadata.revocation_endpoint or metadata.issuer:
+            return metadata.revocation_endpoint
+        try:
+            return await drive(find_revocation_endpoint(issuer, metadata.token_endpoint), attempt.job.channel.send)
+        except KeyferryError as error:
+            attempt.job.note(f"where a token of the wrong subject is revoked could not be found out: {error.message}")
+            return ""
 
     async def _shared(self, attempt: Attempt) -> TokenSet:
         job = attempt.job

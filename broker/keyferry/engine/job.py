@@ -121,7 +121,7 @@ class Job:
         """Return a reader for the identity's own references, whose values go to ``hosts``."""
         return CredentialReader(self.ports.credentials, self.key.namespace, hosts)
 
-    def context(self, binding: Binding, idle: float | None, *, publish: bool = True) -> Context:
+    def context(self, binding: Binding, idle: float | None) -> Context:
         """Return what a record takes in beside a token."""
         renewal = self.spec.renewal
         return Context(
@@ -133,7 +133,7 @@ class Job:
             source=self.resource.source,
             idle=idle,
             keepsakes=self.keepsakes if self.spec.deletion_policy is DeletionPolicy.REVOKE else (),
-            publish=publish,
+            publish=self.spec.api_key is None,
             personal=not self.can_login,
         )
 

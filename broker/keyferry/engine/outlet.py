@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from keyferry.engine.entry import Care
-from keyferry.engine.tiled import API_KEY_TYPE
+from keyferry.engine.tiled_keys import API_KEY_TYPE
 from keyferry.errors import ResourceError
 from keyferry.providers.labarchives import SESSION_TYPE
 from keyferry.render import Delivery, RenderInput, render

@@ -12,7 +12,7 @@ from keyferry.engine.provider import Drivers, Provider
 from keyferry.errors import KeyferryError, Reason, ResourceError
 from keyferry.model import ObjectKey
 from keyferry.render import ENDPOINT_FORMATS, Delivery
-from keyferry.spec.check import check_pair, check_secret_formats, check_supported
+from keyferry.spec.check import check_pair, check_secret_formats
 from keyferry.spec.hashes import files_hash, token_hash
 from keyferry.spec.identity import ProviderKind
 from keyferry.spec.resources import provider_key
@@ -230,8 +230,7 @@ class Roster:
             return ResourceError(f"ServiceIdentity {entry.key}: {unwanted}", reason=Reason.INVALID_SPEC)
         problems = check_pair(spec, provider.resource.spec)
         lasting = check_secret_formats(spec) if self._ports.publisher.delivery is Delivery.SECRET else None
-        unsupported = check_supported(spec, provider.resource.spec)
-        problems += [problem for problem in (lasting, unsupported) if problem is not None]
+        problems += [lasting] if lasting is not None else []
         if problems:
             text = "; ".join(f"{problem.path} {problem.message}" for problem in problems)
             return ResourceError(f"ServiceIdentity {entry.key}: {text}", reason=problems[0].reason)

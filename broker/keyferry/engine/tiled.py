@@ -1,122 +1,165 @@
 """Gets tokens from a Tiled server: one login, a session that slides on, and API keys minted by it.
 
-Tiled's refresh tokens may be used again, so nothing here needs the ledger. What needs care instead are the limits: a
-login counts against 200 sessions even after its revocation, so it is never repeated to renew, and a key that was
-minted but not noted counts against 100 keys, so such keys are looked for and removed.
+Tiled's refresh tokens may be used again, so nothing here needs the ledger but a person's approval. What needs care
+instead are the limits: a login counts against 200 sessions even after its revocation, so it is never repeated to renew.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from keyferry.engine.apply import with_published
+from keyferry.engine.asking import SESSION_GOES_ON, ask_or_go_on, wants_person
 from keyferry.engine.clients import value
-from keyferry.engine.job import Outcome, check_binding, needs_seed
-from keyferry.engine.seeds import reserve_seed, with_seed
+from keyferry.engine.device import DeviceFlow
+from keyferry.engine.job import Outcome, check_binding, needs_seed, with_known_holder
+from keyferry.engine.seeds import fall_back, reserve_seed, with_seed
+from keyferry.engine.tiled_keys import KeyMint
+from keyferry.engine.tiled_upstream import upstream_attempt, upstream_context
 from keyferry.errors import AnswerError, KeyferryError, Reason, Refused, ResourceError, RetryClass
-from keyferry.freshness import Freshness, freshness, keepalive_time
+from keyferry.freshness import keepalive_time
 from keyferry.io.http import drive
-from keyferry.model import TokenSet
-from keyferry.providers.tiled import delete_api_key, login, mint_api_key, refresh, revoke_session, session_id, whoami
+from keyferry.plan import needs_exchange
+from keyferry.providers.tiled import (
+    authorize_device,
+    login,
+    poll_device,
+    refresh,
+    revoke_session,
+    session_id,
+    whoami,
+)
 from keyferry.record import Binding, Versioned
 
 if TYPE_CHECKING:
     from keyferry.engine.apply import Context
+    from keyferry.engine.exchange import OAuthExchanger
     from keyferry.engine.job import Job
+    from keyferry.engine.links import Links
     from keyferry.engine.ports import Ports
+    from keyferry.grants.rfc8628_device_code import Authorization
     from keyferry.ledger import Ledger
-    from keyferry.providers.tiled import Principal, TiledMetadata
+    from keyferry.model import Exchange, TokenSet
+    from keyferry.providers.tiled import TiledMetadata
     from keyferry.record import Record
     from keyferry.secret import SecretValue
-    from keyferry.spec.identity import ApiKey
 
-API_KEY_TYPE: Final = "apikey"
-NOTE_PREFIX: Final = "keyferry:"
-NOTE_LIMIT: Final = 255
 LOGIN_MARGIN: Final = 30.0
 """Seconds of life that the login's access token must have left to mint with (or half of a short one's)."""
-LAPSE_MARGIN: Final = 10.0
-"""Seconds that a key is left alone after its end, for clocks that differ."""
-ASSUMED_LIFETIME: Final = 900.0
-MAXIMUM_LIFETIME: Final = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class TiledDevice:
+    """Tiled's own dialect of device logins, for ``keyferry.engine.device``."""
+
+    metadata: TiledMetadata
+
+    def authorize(self, started_at: float) -> Authorization:
+        """Ask for a device code."""
+        return authorize_device(self.metadata, started_at)
+
+    def poll(self, device_code: SecretValue, started_at: float) -> Exchange:
+        """Ask once."""
+        return poll_device(self.metadata, device_code, started_at)
 
 
 class TiledExchanger:
     """Performs logins, refreshes and mintings with a Tiled server."""
 
-    def __init__(self, ports: Ports, ledger: Ledger) -> None:
+    def __init__(self, ports: Ports, ledger: Ledger, oauth: OAuthExchanger, links: Links, *, prompts: bool) -> None:
+        """``oauth`` looks after sessions at identity providers; ``prompts`` is as for ``DeviceFlow``."""
         self._ports = ports
         self._ledger = ledger
+        self._oauth = oauth
+        self._device = DeviceFlow(ports, ledger, links, prompts=prompts)
+        self._keys = KeyMint(ports)
 
     async def perform(self, job: Job) -> Versioned:
         """Return the record with what was due renewed. Raises KeyferryErrors."""
         metadata = await job.provider.tiled(job.channel)
         await job.provider.may_show_certificate(metadata.hosts)
-        publishes_key = job.spec.api_key is not None
-        binding = Binding(metadata.api_url, tuple(sorted(metadata.hosts)), metadata.authenticator)
         job.keepsakes = job.provider.keepsakes
-        context = job.context(binding, None, publish=not publishes_key)
+        context = _context(job, metadata)
         if job.spec.api_key is None:
-            return await self._slide(job, metadata, context)
+            return await self._session(job, metadata, context)
         held = job.held
-        if held is None or not self._login_serves(held.record) or self._keepalive_due(held.record):
-            held = await self._slide(job, metadata, context)
-        if not self._key_due(job, held.record):
+        asking = job.asks and wants_person(job)
+        if held is None or asking or not self._login_serves(held.record, context) or self._idles(held.record):
+            held = await self._session(job, metadata, context)
+        if not self._keys.due(job, held.record):
             return held
         try:
-            return await self._mint(job, metadata, held, job.spec.api_key, context)
+            return await self._keys.mint(job, metadata, held, job.spec.api_key, context)
         except Refused as error:
             if error.code not in ("access_token_expired", "invalid_token"):
                 raise
             await job.reread()
-            held = await self._slide(job, metadata, context)
-            return await self._mint(job, metadata, held, job.spec.api_key, context)
+            held = await self._session(job, metadata, context)
+            return await self._keys.mint(job, metadata, held, job.spec.api_key, context)
 
-    def _login_serves(self, record: Record) -> bool:
-        """Tell whether the login's access token is good for a request."""
+    async def _session(self, job: Job, metadata: TiledMetadata, context: Context) -> Versioned:
+        """Refresh the session, or begin one, wherever this server's sessions are."""
+        if metadata.identity_provider is None:
+            return await self._slide(job, metadata, context)
+        if job.spec.grant.password is not None:
+            raise ResourceError(metadata.login_problem, reason=Reason.GRANT_NOT_SUPPORTED)
+        committed = await self._oauth.by_attempt(upstream_attempt(job, metadata.identity_provider, context))
+        await job.reread()
+        return committed
+
+    def _login_serves(self, record: Record, context: Context) -> bool:
+        """Tell whether the login's access token is good for a request, and this server's."""
         token = record.login
-        if token is None:
+        if token is None or record.binding != context.binding:
             return False
         margin = min(LOGIN_MARGIN, token.lifetime / 2)
         return self._ports.clock.now() < token.expires_at - margin
 
-    def _keepalive_due(self, record: Record) -> bool:
+    def _idles(self, record: Record) -> bool:
         at = keepalive_time(record.refresh_issued_at, record.refresh_idle)
         return at is not None and self._ports.clock.now() >= at
 
-    def _key_due(self, job: Job, record: Record) -> bool:
-        """Tell whether a key must be minted, or the session alone was due."""
-        token, observed = record.token, job.observed
-        if token is None or token.token_type != API_KEY_TYPE or record.spec_hash != observed.spec_hash:
-            return True
-        now = self._ports.clock.now()
-        return (
-            observed.renew_requested
-            or token.expires_at - now < observed.wanted_remaining
-            or freshness(record.renewal_time, token.expires_at, now) is not Freshness.FRESH
-        )
-
     async def _slide(self, job: Job, metadata: TiledMetadata, context: Context) -> Versioned:
-        """Refresh the session; log in where there is none, or where it ended and the grant holds a password."""
+        """Refresh the session; begin one where there is none, or where it ended and the grant can."""
+        await self._finish_giving_up(job, metadata)
         record = job.observed.record
         seed = await self._seed(job, metadata)
-        digest = seed.fingerprint(self._ports.store.digest_key) if seed is not None else ""
-        if seed is not None and (record is None or digest not in (record.seed, *record.former_seeds)):
-            return await self._plant(job, metadata, context, seed, digest)
+        if seed is not None:
+            digest = seed.fingerprint(self._ports.store.digest_key)
+            if record is None or digest not in (record.seed, *record.former_seeds):
+                return await self._plant(job, metadata, context, seed, digest)
         user = await self._user(job, metadata)
-        another = record is not None and bool(user) and bool(record.seed) and record.seed != user
-        if record is not None and record.refresh_token is not None and not record.refresh_ended and not another:
+        token = _session_token(record, user)
+        if job.asks and (token is None or wants_person(job)):
+            needed = needs_exchange(job.observed, self._ports.clock.now())
+            asking = self._ask(job, metadata, context)
+            committed = await ask_or_go_on(job, asking, has_session=token is not None, needed=needed)
+            if committed is not None:
+                return committed
+        if token is not None:
             check_binding(record, context.binding)
             try:
-                return await self._refresh(job, metadata, context, record.refresh_token, new_session=False)
+                return await self._refresh(job, metadata, context, token, new_session=False)
             except Refused as error:
                 if error.retry is not RetryClass.NEEDS_PERSON:
                     raise
                 await self._end_session(job, error)
-        if not job.can_login:
-            raise needs_seed(job)
-        return await self._login(job, metadata, context, user)
+        return await self._begin(job, metadata, context, user)
+
+    async def _begin(self, job: Job, metadata: TiledMetadata, context: Context, user: str) -> Versioned:
+        """Begin a session, in the grant's way."""
+        if job.asks:
+            return await self._ask(job, metadata, context)
+        if job.can_login:
+            return await self._login(job, metadata, context, user)
+        raise needs_seed(job)
+
+    async def _ask(self, job: Job, metadata: TiledMetadata, context: Context) -> Versioned:
+        """Begin a session with a person's approval."""
+        outcome = Outcome(job, context, new_session=True)
+        job.held = await self._device.proceed(job, TiledDevice(metadata), outcome.apply)
+        await self._accept(job, metadata, outcome)
+        return job.held
 
     async def _plant(
         self, job: Job, metadata: TiledMetadata, context: Context, seed: SecretValue, digest: str
@@ -132,10 +175,8 @@ class TiledExchanger:
     ) -> Versioned:
         await job.channel.ready()
         started = self._ports.clock.now()
-        issued = await drive(
-            refresh(metadata, token, started, assumed_lifetime=ASSUMED_LIFETIME, maximum_lifetime=MAXIMUM_LIFETIME),
-            job.channel.send,
-        )
+        issued = await drive(refresh(metadata, token, started), job.channel.send)
+        issued = await self._named(job, metadata, issued, new_session=new_session)
         return await self._commit(job, metadata, context, issued, new_session=new_session)
 
     async def _login(self, job: Job, metadata: TiledMetadata, context: Context, user: str) -> Versioned:
@@ -162,6 +203,16 @@ class TiledExchanger:
         username = await value(job.reader(metadata.hosts), grant.username_from)
         return username.fingerprint(self._ports.store.digest_key)
 
+    async def _named(self, job: Job, metadata: TiledMetadata, issued: TokenSet, *, new_session: bool) -> TokenSet:
+        """Return a refreshed token with whose it is, where that must be known and no login's answer told it."""
+        record = job.held.record if job.held is not None and not new_session else None
+        known = with_known_holder(issued, record).subject if record is not None else ""
+        if job.spec.expected_subject is None or known:
+            return issued
+        now = self._ports.clock.now()
+        principal = await drive(whoami(metadata, issued.access_token, now=now), job.channel.send)
+        return replace(issued, subject=principal.name_at(metadata.authenticator))
+
     async def _commit(
         self,
         job: Job,
@@ -177,20 +228,34 @@ class TiledExchanger:
         job.held = await self._ledger.commit(
             held, lambda record: replace(outcome.apply(record, issued), seed=user or record.seed).without_claim()
         )
+        await self._accept(job, metadata, outcome)
+        return job.held
+
+    async def _accept(self, job: Job, metadata: TiledMetadata, outcome: Outcome) -> None:
+        """Raise AnswerError where what was issued must not be used; end the session that is somebody else's."""
         try:
             outcome.check()
         except AnswerError as error:
-            if error.reason is Reason.WRONG_SUBJECT and outcome.given_up and issued.refresh_token is not None:
-                await self._revoke(job, metadata, issued.refresh_token)
+            if error.reason is Reason.WRONG_SUBJECT and outcome.given_up and outcome.issued is not None:
+                await self._revoke(job, metadata, outcome.issued.refresh_token)
+                await fall_back(job, f"{SESSION_GOES_ON}: {error.message}")
             await job.reread()
             raise
         await job.reread()
-        if job.held.record.session_expires_at is None and not job.can_login:
+        if job.held is not None and job.held.record.session_expires_at is None and not job.can_login:
             await self._note_session_end(job, metadata, job.held)
-        return job.held
 
-    async def _revoke(self, job: Job, metadata: TiledMetadata, token: SecretValue) -> None:
+    async def _finish_giving_up(self, job: Job, metadata: TiledMetadata) -> None:
+        """End a wrong person's session that was kept for it, where a crash came between. Raises Conflict then."""
+        record = job.observed.record
+        if record is not None and record.wrong_subject and record.previous is not None:
+            await self._revoke(job, metadata, record.refresh_token)
+            await fall_back(job, f"{SESSION_GOES_ON}: {record.refresh_ended}")
+
+    async def _revoke(self, job: Job, metadata: TiledMetadata, token: SecretValue | None) -> None:
         """End the session of who turned out to be somebody else; the refusal is reported whatever comes of it."""
+        if token is None:
+            return
         try:
             await drive(revoke_session(metadata, token, now=self._ports.clock.now()), job.channel.send)
         except KeyferryError as error:
@@ -219,89 +284,25 @@ class TiledExchanger:
         job.held = await self._ports.store.replace(held, replace(held.record, refresh_ended=error.message))
         await job.reread()
 
-    async def _mint(
-        self, job: Job, metadata: TiledMetadata, held: Versioned, wanted: ApiKey, context: Context
-    ) -> Versioned:
-        """Mint a key, note it, and leave the one before to lapse by itself, since running jobs hold it."""
-        access = held.record.login.access_token if held.record.login is not None else None
-        if access is None:
-            raise ResourceError("the private state lost the login's access token")
-        known = await self._tidy(job, metadata, held.record, access)
-        started = self._ports.clock.now()
-        minted = await drive(
-            mint_api_key(
-                metadata,
-                access,
-                scopes=wanted.scopes,
-                expires_in=int(wanted.expires_in),
-                note=_note(job, wanted),
-                access_tags=wanted.access_tags,
-                now=started,
-            ),
-            job.channel.send,
-        )
-        # The key is as good as the provider says, but never counted for longer than was asked.
-        expires_at = min(minted.expires_at or started + wanted.expires_in, started + wanted.expires_in)
-        token = TokenSet(
-            access_token=minted.secret,
-            token_type=API_KEY_TYPE,
-            issued_at=started,
-            expires_at=expires_at,
-            scope=" ".join(minted.scopes or wanted.scopes),
-            issuer=metadata.api_url,
-            subject=held.record.login.subject if held.record.login is not None else "",
-        )
-        record = replace(with_published(held.record, token, context), api_keys=(*known, minted.first_eight))
-        job.held = await self._ports.store.replace(held, record)
-        return job.held
-
-    async def _tidy(self, job: Job, metadata: TiledMetadata, record: Record, access: SecretValue) -> tuple[str, ...]:
-        """Remove keys of ours that no record knows (minted just before a crash), and lapsed ones; return the others.
-
-        Tiled counts a lapsed key against the limit until it purges them (every ten minutes).
-        """
-        now = self._ports.clock.now()
-        principal = await drive(whoami(metadata, access, now=now), job.channel.send)
-        # A restored state does not know the keys of its own future, one of which is published.
-        unknown = [] if job.restored else strays(principal, job.uid, record)
-        over = lapsed(principal, job.uid, now)
-        there = {info.first_eight for info in principal.api_keys}
-        for key in sorted({*unknown, *over}):
-            if key not in over:
-                job.note("an API key that was minted just before an interruption is being removed")
-            try:
-                await drive(delete_api_key(metadata, access, key, now=now), job.channel.send)
-            except KeyferryError as error:
-                job.note(f"an API key could not be removed and is left to lapse or be purged: {error.message}")
-            else:
-                there.discard(key)
-        return tuple(key for key in record.api_keys if key in there)
-
     async def _seed(self, job: Job, metadata: TiledMetadata) -> SecretValue | None:
         grant = job.spec.grant.refresh_token
         return None if grant is None else await value(job.reader(metadata.hosts), grant.from_)
 
 
-def strays(principal: Principal, uid: str, record: Record) -> list[str]:
-    """Return the first characters of the keys that carry this identity's mark and that its record does not know."""
-    mark = f"{NOTE_PREFIX}{uid}"
-    return [
-        info.first_eight
-        for info in principal.api_keys
-        if info.note.split(" ", 1)[0] == mark and info.first_eight not in record.api_keys
-    ]
+def _session_token(record: Record | None, user: str) -> SecretValue | None:
+    """Return the refresh token of a session that goes on, and is that of ``user`` where somebody logs in by name."""
+    if record is None or record.refresh_ended or (user and record.seed and record.seed != user):
+        return None
+    return record.refresh_token
 
 
-def lapsed(principal: Principal, uid: str, now: float) -> list[str]:
-    """Return the first characters of this identity's keys that were over some seconds before ``now`` (Unix seconds)."""
-    mark = f"{NOTE_PREFIX}{uid}"
-    return [
-        info.first_eight
-        for info in principal.api_keys
-        if info.note.split(" ", 1)[0] == mark and info.expires_at is not None and info.expires_at + LAPSE_MARGIN < now
-    ]
-
-
-def _note(job: Job, wanted: ApiKey) -> str:
-    """Mark the key as this identity's, before whatever the resource wants noted."""
-    return f"{NOTE_PREFIX}{job.uid} {wanted.note or job.key}"[:NOTE_LIMIT]
+def _context(job: Job, metadata: TiledMetadata) -> Context:
+    """Return what the record takes in, with whom its session belongs to: this server, or its identity provider."""
+    hosts = tuple(sorted(metadata.hosts))
+    if metadata.identity_provider is not None:
+        binding = Binding(metadata.api_url, hosts, metadata.identity_provider.client_id)
+        return upstream_context(job.context(binding, None), metadata.identity_provider)
+    authenticator = metadata.authenticator
+    if job.asks:
+        authenticator = metadata.device.authenticator if metadata.device is not None else ""
+    return job.context(Binding(metadata.api_url, hosts, authenticator), None)

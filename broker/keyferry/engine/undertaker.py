@@ -15,11 +15,11 @@ from keyferry.engine.credentials import CredentialReader
 from keyferry.engine.keepsakes import Remembered
 from keyferry.engine.provider import Channel, Provider
 from keyferry.engine.status import Event, Level
+from keyferry.engine.tiled_departure import revoke_tiled
 from keyferry.errors import KeyferryError, Reason, Refused, ResourceError, RetryClass
 from keyferry.io.http import drive
 from keyferry.model import ObjectKey
 from keyferry.providers.revocation import TokenTypeHint, revoke
-from keyferry.providers.tiled import delete_api_key, refresh, revoke_session
 from keyferry.record import Versioned
 from keyferry.scheduler.lane import backoff
 from keyferry.spec.identity import DeletionPolicy, ProviderKind
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from keyferry.engine.ports import Ports
     from keyferry.engine.provider import Drivers
     from keyferry.engine.roster import Roster
-    from keyferry.model import TokenSet
     from keyferry.providers.metadata import ProviderMetadata
     from keyferry.record import Record, Revocation
     from keyferry.secret import SecretValue
@@ -200,7 +199,7 @@ class Undertaker:
             )
         channel = Channel(provider, await provider.driver(), self._ports, lambda _seconds: None)
         if provider.resource.spec.type is ProviderType.TILED:
-            return await self._revoke_tiled(record, provider, channel)
+            return await revoke_tiled(record, await provider.tiled(channel), channel.send, self._ports.clock)
         return await self._revoke_oauth(record, order, provider, channel)
 
     def _provider(self, record: Record, order: Revocation) -> Provider:
@@ -285,27 +284,6 @@ class Undertaker:
         await provider.may_show_certificate(metadata.hosts)
         found = await client_candidates(client, reader, metadata.issuer, self._tokens, record.key)
         return found, hidden_id(client, found)
-
-    async def _revoke_tiled(self, record: Record, provider: Provider, channel: Channel) -> bool:
-        """Delete the API keys, for which a login is needed, then end the session."""
-        if record.refresh_token is None or record.refresh_ended:
-            if record.api_keys:
-                raise ResourceError(
-                    f"the session is over, and with it the way to the API keys {', '.join(record.api_keys)}",
-                    reason=Reason.APPROVAL_REQUIRED,
-                )
-            return False
-        metadata = await provider.tiled(channel)
-        now = self._ports.clock.now()
-        session: TokenSet | None = record.login
-        if record.api_keys and (session is None or session.expires_at <= now):
-            session = await drive(refresh(metadata, record.refresh_token, now), channel.send)
-        for key in record.api_keys:
-            if session is not None:
-                await drive(delete_api_key(metadata, session.access_token, key, now=now), channel.send)
-        expired = record.refresh_expires_at is not None and record.refresh_expires_at <= now
-        await drive(revoke_session(metadata, record.refresh_token, expired=expired, now=now), channel.send)
-        return True
 
     async def _in_use(self, gone: Record) -> bool:
         """Tell whether a declared identity publishes the access token of one that is gone.

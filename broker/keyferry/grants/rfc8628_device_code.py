@@ -79,7 +79,7 @@ def authorize(inputs: GrantInputs, endpoint: str) -> Authorization:
     document = read_object(response.body) if is_success(response) else None
     if document is None or isinstance(document.get("error"), str):
         raise failure(response, asked)
-    return _authorization(document, inputs.started_at, asked)
+    return read_authorization(document, inputs.started_at, asked)
 
 
 def poll(inputs: GrantInputs, device_code: SecretValue) -> Exchange:
@@ -120,7 +120,8 @@ def next_interval(interval: float, error: KeyferryError) -> float:
     return interval
 
 
-def _authorization(document: Document, started_at: float, asked: Asked) -> DeviceAuthorization:
+def read_authorization(document: Document, started_at: float, asked: Asked) -> DeviceAuthorization:
+    """Read an answer of the shape of RFC 8628 3.2; raises Ambiguous for one that a person could not be shown."""
     device_code, user_code = document.get("device_code"), document.get("user_code")
     # Google's servers say `verification_url`, from before the RFC.
     address = _page(document.get("verification_uri") or document.get("verification_url"))

@@ -149,7 +149,7 @@ def with_overrides(metadata: ProviderMetadata, overrides: Mapping[str, str]) -> 
     for key, url in overrides.items():
         if key not in ENDPOINT_FIELDS:
             raise ResourceError(f"endpoints.{shown(key)}: unknown; known are {', '.join(ENDPOINT_FIELDS)}.")
-        problem = _url_problem(url, "http") if url else ""
+        problem = endpoint_problem(url, "http") if url else ""
         if problem:
             raise ResourceError(f"endpoints.{key}: {problem}.")
         if url:
@@ -189,14 +189,17 @@ def _endpoint(document: Document, name: str, issuer: str) -> str:
         return ""
     if not isinstance(url, str):
         raise _unusable(issuer, f"{name} is not a string")
-    problem = _url_problem(url, urlsplit(issuer).scheme)
+    problem = endpoint_problem(url, urlsplit(issuer).scheme)
     if problem:
         raise _unusable(issuer, f"{name} {problem}")
     return url
 
 
-def _url_problem(url: str, scheme: str) -> str:
-    """Say why credentials must not go to ``url``: https is always right, and so is what the issuer itself speaks."""
+def endpoint_problem(url: str, scheme: str) -> str:
+    """Say why credentials must not go to ``url``, '' where they may.
+
+    https is always right, and so is ``scheme``, which is what the issuer itself speaks.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:

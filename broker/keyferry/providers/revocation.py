@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from keyferry.grants.document import read_object
+from keyferry.grants.document import host_of, read_object
 from keyferry.grants.failure import Asked, failure, is_success
 from keyferry.grants.request import form_request
 from keyferry.model import HttpRequest, HttpResponse
+from keyferry.providers.metadata import discover
 
 if TYPE_CHECKING:
     from keyferry.client_auth import ClientAuth
     from keyferry.secret import SecretValue
 
 Revocation: TypeAlias = Generator[HttpRequest, HttpResponse, None]
+Search: TypeAlias = Generator[HttpRequest, HttpResponse, str]
 TokenTypeHint: TypeAlias = Literal["access_token", "refresh_token", ""]
 
 _BAD_REQUEST: Final = 400
@@ -52,3 +54,18 @@ def revoke(
     raise failure(
         response, Asked(endpoint, what="revocation endpoint", at=now, secrets=(token, *hidden, *client.secrets))
     )
+
+
+def find_revocation_endpoint(issuer: str, token_endpoint: str) -> Search:
+    """Ask the ``issuer`` that a token names where it is revoked; '' where it names none, or is another server.
+
+    For a provider of which only endpoints are known. The issuer is believed if it has that very ``token_endpoint``,
+    and for an endpoint on the same host. Raises as `keyferry.providers.metadata.discover` does.
+    """
+    if not issuer:
+        return ""
+    found = yield from discover(issuer)
+    if found.token_endpoint != token_endpoint:
+        return ""
+    own = host_of(found.revocation_endpoint) == host_of(token_endpoint)
+    return found.revocation_endpoint if own else ""

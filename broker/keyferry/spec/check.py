@@ -1,4 +1,4 @@
-"""What an identity and its provider must agree on, and what this version does not yet do."""
+"""What an identity and its provider must agree on."""
 
 from __future__ import annotations
 
@@ -53,11 +53,6 @@ FORMATS: Final[Mapping[FileFormat, ProviderType]] = {
     FileFormat.LABARCHIVES: ProviderType.LABARCHIVES,
 }
 """Formats that need a type of provider."""
-UNSUPPORTED_GRANTS: Final[Mapping[ProviderType, frozenset[GrantType]]] = {
-    ProviderType.OAUTH: frozenset(),
-    ProviderType.TILED: frozenset({GrantType.DEVICE_CODE}),
-    ProviderType.LABARCHIVES: frozenset(),
-}
 
 _REQUEST_FIELDS: Final = ("scopes", "audiences", "resources", "parameters", "client")
 
@@ -74,13 +69,6 @@ def check_pair(identity: ServiceIdentitySpec, provider: TokenProviderSpec) -> li
     return [problem for check in checks for problem in check(identity, provider)]
 
 
-def check_supported(identity: ServiceIdentitySpec, provider: TokenProviderSpec) -> Problem | None:
-    """Return what this version of Keyferry cannot do yet (reason GrantNotSupported), or None."""
-    if identity.grant.type in UNSUPPORTED_GRANTS[provider.type]:
-        return _unsupported(("spec", "grant", "type"), f"the grant {identity.grant.type} is")
-    return None
-
-
 def check_loaded(loaded: Loaded, *, cluster_namespace: str = CLUSTER_NAMESPACE) -> list[Problem]:
     """Return what does not fit between resources that are each valid, each identity's problems with its place.
 
@@ -94,8 +82,6 @@ def check_loaded(loaded: Loaded, *, cluster_namespace: str = CLUSTER_NAMESPACE) 
         provider = providers.get((kind, key))
         if provider is not None:
             found = check_pair(identity.spec, provider.spec)
-            unsupported = check_supported(identity.spec, provider.spec)
-            found += [unsupported] if unsupported is not None else []
         elif (kind, key) in loaded.invalid:
             continue
         else:
@@ -115,11 +101,6 @@ def _not_found(identity: IdentityResource, names: list[str]) -> Problem:
         f"there is no {reference.kind} {reference.name}{place}{hint}",
         Reason.PROVIDER_NOT_FOUND,
     )
-
-
-def supported_grants(provider_type: ProviderType) -> frozenset[GrantType]:
-    """Return the grants that this version can carry out with a type of provider."""
-    return GRANTS[provider_type] - UNSUPPORTED_GRANTS[provider_type]
 
 
 def check_secret_formats(identity: ServiceIdentitySpec) -> Problem | None:
@@ -145,10 +126,6 @@ def client_of(identity: ServiceIdentitySpec, provider: TokenProviderSpec) -> Cli
     if identity.client is not None:
         return identity.client
     return provider.oauth.client if provider.oauth is not None else None
-
-
-def _unsupported(path: tuple[str | int, ...], what: str) -> Problem:
-    return Problem(join_path(path), f"{what} not supported by this version of Keyferry yet", Reason.GRANT_NOT_SUPPORTED)
 
 
 def _check_grant(identity: ServiceIdentitySpec, provider: TokenProviderSpec) -> Iterator[Problem]:

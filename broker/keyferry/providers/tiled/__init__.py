@@ -8,6 +8,7 @@ for each login is a session that counts until its maximum age, even when it is r
 
 from __future__ import annotations
 
+from keyferry.providers.tiled.device import authorize_device, poll_device
 from keyferry.providers.tiled.keys import (
     ApiKey,
     ApiKeyInfo,
@@ -17,20 +18,23 @@ from keyferry.providers.tiled.keys import (
     mint_api_key,
     whoami,
 )
-from keyferry.providers.tiled.metadata import TiledMetadata, api_uri, discover, token_directory_name
+from keyferry.providers.tiled.metadata import IdentityProvider, TiledMetadata, api_uri, discover, token_directory_name
 from keyferry.providers.tiled.session import login, refresh, revoke_session, session_id
 
 __all__ = [
     "ApiKey",
     "ApiKeyInfo",
+    "IdentityProvider",
     "Principal",
     "SessionInfo",
     "TiledMetadata",
     "api_uri",
+    "authorize_device",
     "delete_api_key",
     "discover",
     "login",
     "mint_api_key",
+    "poll_device",
     "refresh",
     "revoke_session",
     "session_id",

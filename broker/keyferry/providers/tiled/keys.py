@@ -82,6 +82,11 @@ class Principal:
     api_keys: tuple[ApiKeyInfo, ...] = field(default=())
     sessions: tuple[SessionInfo, ...] = field(default=())
 
+    def name_at(self, authenticator: str) -> str:
+        """Return their name at an authenticator, or the one name that they have; '' where neither can be told."""
+        names = [name for at, name in self.identities if at == authenticator] or [name for _, name in self.identities]
+        return names[0] if len(names) == 1 else ""
+
 
 def mint_api_key(
     metadata: TiledMetadata,

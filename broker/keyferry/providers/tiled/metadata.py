@@ -8,13 +8,39 @@ from typing import Final, TypeAlias
 from urllib.parse import quote_plus, urlsplit
 
 from keyferry.errors import AnswerError, Reason, ResourceError
-from keyferry.grants.document import Document, host_of, read_object, shown
+from keyferry.grants.document import Document, host_of, is_vschar, read_object, shown, strings
 from keyferry.grants.failure import Asked, failure, is_success, malformed
 from keyferry.model import HttpRequest, HttpResponse
+from keyferry.providers.metadata import endpoint_problem
 
 Discovery: TypeAlias = Generator[HttpRequest, HttpResponse, "TiledMetadata"]
 
 _PASSWORD_MODES: Final = frozenset({"internal", "password"})  # the second is what older servers call the first
+_BROWSER_MODE: Final = "external"
+IDENTITY_PROVIDER_SCOPES: Final = ("openid", "offline_access")
+"""What Tiled's own client asks of an identity provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityProvider:
+    """Who issues the tokens of a Tiled server that issues none itself (its ``ProxiedOIDCAuthenticator``)."""
+
+    client_id: str
+    """Of a public client, as device logins use it."""
+    token_endpoint: str
+    device_authorization_endpoint: str
+    scopes: tuple[str, ...] = IDENTITY_PROVIDER_SCOPES
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLogin:
+    """How a person logs in by device code."""
+
+    authenticator: str
+    authorize_endpoint: str = ""
+    """Of Tiled's own flow; '' where the identity provider runs it."""
+    poll_endpoint: str = ""
+    """Likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +59,23 @@ class TiledMetadata:
     whoami_endpoint: str
     login_problem: str = ""
     """Why nobody can log in with a password, for people; the other endpoints work all the same."""
+    device: DeviceLogin | None = None
+    device_problem: str = ""
+    """Why nobody can log in by device code, for people."""
+    identity_provider: IdentityProvider | None = None
+    """Where sessions are begun and refreshed instead of at the server itself: such a server has no other logins."""
 
     @property
     def hosts(self) -> frozenset[str]:
-        """The one ``host[:port]`` that credentials go to: links to other origins are never used."""
-        return frozenset({host_of(self.api_url)})
+        """Each ``host[:port]`` that credentials go to: the server's own, and its identity provider's.
+
+        Links to other origins are never used for anything else.
+        """
+        identity_provider = self.identity_provider
+        urls = [self.api_url]
+        if identity_provider is not None:
+            urls += [identity_provider.token_endpoint, identity_provider.device_authorization_endpoint]
+        return frozenset(map(host_of, urls))
 
 
 def api_uri(url: str) -> str:
@@ -66,10 +104,10 @@ def token_directory_name(url: str) -> str:
 
 
 def discover(url: str, authenticator: str = "", *, now: float = 0.0) -> Discovery:
-    """Ask the server at ``url`` for its endpoints and choose the authenticator that takes passwords.
+    """Ask the server at ``url`` for its endpoints and choose the authenticators, for passwords and for device codes.
 
-    ``authenticator`` is needed only where the server has several. ``now`` (Unix seconds) is what a ``Retry-After`` date
-    is measured from. Raises `ResourceError` where the authenticator named is not there or takes no passwords, and
+    ``authenticator`` is needed only where the server has several of a kind. ``now`` (Unix seconds) is what a
+    ``Retry-After`` date is measured from. Raises `ResourceError` where the authenticator named is not there, and
     `Ambiguous`, `Refused` or `AnswerError` where what answers is not Tiled.
     """
     api_url = api_uri(url)
@@ -94,37 +132,58 @@ def _read(authentication: Document, api_url: str, wanted: str) -> TiledMetadata:
         for provider in (providers if isinstance(providers, list) else ())
         if isinstance(provider, dict) and isinstance(provider.get("provider"), str)
     }
-    name, problem = _choose({name: provider.get("mode") for name, provider in known.items()}, wanted, api_url)
-    links = authentication.get("links")
-    links = links if isinstance(links, dict) else {}
-    own = known[name].get("links") if name else {}
-    own_link = own.get("auth_endpoint") if isinstance(own, dict) else None
+    if wanted and wanted not in known:
+        there = ", ".join(shown(name) for name in sorted(known)) or "none"
+        raise ResourceError(
+            f"tiled.authenticator: the server at {api_url} has no authenticator {shown(wanted)}; it has: {there}."
+        )
+    modes = {name: provider.get("mode") for name, provider in known.items()}
+    name, problem = _choose(_PASSWORDS, modes, wanted, api_url)
+    person, person_problem = _choose(_DEVICE_CODES, modes, wanted, api_url)
+    links = _object(authentication.get("links"))
     return TiledMetadata(
         api_url=api_url,
         authenticator=name,
-        login_endpoint=_link(own_link, api_url, f"auth/provider/{quote_plus(name)}/token") if name else "",
+        login_endpoint=_token_endpoint(known[name], api_url, name) if name else "",
+        # The link to refresh is the identity provider's where there is one, and that to revoke is of another call.
         refresh_endpoint=_link(links.get("refresh_session"), api_url, "auth/session/refresh"),
-        # The link to revoke is that of another call, which takes a session's id.
         revoke_endpoint=f"{api_url}auth/session/revoke",
         api_key_endpoint=_link(links.get("apikey"), api_url, "auth/apikey"),
         whoami_endpoint=_link(links.get("whoami"), api_url, "auth/whoami"),
         login_problem=problem,
+        device=_device_login(known[person], api_url, person) if person else None,
+        device_problem=person_problem,
+        identity_provider=next(filter(None, (_identity_provider(each, api_url) for each in known.values())), None),
     )
 
 
-def _choose(modes: dict[str, object], wanted: str, api_url: str) -> tuple[str, str]:
-    """Return the authenticator that takes passwords, or why there is none; one that is wanted must be it."""
-    able = sorted(name for name, mode in modes.items() if mode in _PASSWORD_MODES)
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A way to log in, and what is said where a server does not have it."""
+
+    modes: frozenset[str]
+    what: str
+    instead: str
+
+
+_PASSWORDS: Final = _Kind(
+    _PASSWORD_MODES,
+    "takes passwords",
+    "let a person approve it (grant DeviceCode), or give Keyferry a refresh token of a session (grant RefreshToken)",
+)
+_DEVICE_CODES: Final = _Kind(
+    frozenset({_BROWSER_MODE}), "logs people in through a browser", "log in with a password (grant Password)"
+)
+
+
+def _choose(kind: _Kind, modes: dict[str, object], wanted: str, api_url: str) -> tuple[str, str]:
+    """Return the authenticator of a kind, or why there is none; one that is wanted must be it."""
+    able = sorted(name for name, mode in modes.items() if mode in kind.modes)
     choices = ", ".join(shown(name) for name in able) or "none"
-    if wanted and wanted not in modes:
-        raise ResourceError(
-            f"tiled.authenticator: the server at {api_url} has no authenticator {shown(wanted)}; those that take "
-            f"passwords: {choices}."
-        )
     if wanted and wanted not in able:
-        raise ResourceError(
-            f"tiled.authenticator: {shown(wanted)} sends people to a login page and takes no passwords; those that do: "
-            f"{choices}. Give Keyferry a refresh token of a session instead (grant RefreshToken)."
+        return "", (
+            f"tiled.authenticator: {shown(wanted)} at {api_url} is none that {kind.what}; those that do: {choices}."
+            f" Choose one of them, or {kind.instead}."
         )
     if wanted or len(able) == 1:
         return wanted or able[0], ""
@@ -134,11 +193,53 @@ def _choose(modes: dict[str, object], wanted: str, api_url: str) -> tuple[str, s
             f"The Tiled server at {api_url} has several authenticators: set tiled.authenticator to one of {choices}.",
         )
     if modes:
-        return "", (
-            f"No authenticator of the Tiled server at {api_url} takes passwords: give Keyferry a refresh token of a "
-            "session (grant RefreshToken)."
-        )
+        return "", f"No authenticator of the Tiled server at {api_url} {kind.what}: {kind.instead}."
     return "", f"The Tiled server at {api_url} has no logins (it is run for a single user), so it issues no tokens."
+
+
+def _device_login(provider: Document, api_url: str, name: str) -> DeviceLogin:
+    if _object(provider.get("links")).get("client_id"):
+        return DeviceLogin(name)
+    link = _object(provider.get("links")).get("auth_endpoint")
+    return DeviceLogin(
+        authenticator=name,
+        authorize_endpoint=_link(link, api_url, f"auth/provider/{quote_plus(name)}/authorize"),
+        # The answer names this address as well; a server does not choose where else a device code goes.
+        poll_endpoint=f"{api_url}auth/provider/{quote_plus(name)}/token",
+    )
+
+
+def _token_endpoint(provider: Document, api_url: str, name: str) -> str:
+    link = _object(provider.get("links")).get("auth_endpoint")
+    return _link(link, api_url, f"auth/provider/{quote_plus(name)}/token")
+
+
+def _identity_provider(provider: Document, api_url: str) -> IdentityProvider | None:
+    """Return who issues the tokens where that is not Tiled; raise AnswerError where they must not be asked there."""
+    links = _object(provider.get("links"))
+    client_id = links.get("client_id")
+    if not is_vschar(client_id) or not client_id:
+        return None
+    endpoints = {name: links.get(name) for name in ("token_endpoint", "auth_endpoint")}
+    for name, url in endpoints.items():
+        problem = endpoint_problem(url, urlsplit(api_url).scheme) if isinstance(url, str) else "is not there"
+        if problem:
+            raise AnswerError(
+                f"The Tiled server at {api_url} sends people to an identity provider whose {name} {problem}. Have the"
+                " server's configuration corrected.",
+                reason=Reason.INVALID_SPEC,
+            )
+    extra = tuple(scope for scope in strings(provider.get("extra_scopes")) if is_vschar(scope))
+    return IdentityProvider(
+        client_id=str(client_id),
+        token_endpoint=str(endpoints["token_endpoint"]),
+        device_authorization_endpoint=str(endpoints["auth_endpoint"]),
+        scopes=tuple(dict.fromkeys((*IDENTITY_PROVIDER_SCOPES, *extra))),
+    )
+
+
+def _object(value: object) -> Document:
+    return value if isinstance(value, dict) else {}
 
 
 def _link(link: object, api_url: str, default: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from keyferry.errors import Reason, Refused, ResourceError, RetryClass
 from keyferry.grants.answer import AnswerTerms, read_token_answer
 from keyferry.grants.claims import unverified_claims
+from keyferry.grants.document import is_vschar, read_object
 from keyferry.grants.failure import Asked, failure, is_success
 from keyferry.grants.request import FORM_HEADERS, encode_form
 from keyferry.model import Exchange, HttpRequest, HttpResponse
@@ -21,29 +22,26 @@ from keyferry.providers.tiled.wire import (
 )
 
 if TYPE_CHECKING:
+    from keyferry.model import TokenSet
     from keyferry.providers.tiled.metadata import TiledMetadata
     from keyferry.secret import SecretValue
 
 Revocation: TypeAlias = Generator[HttpRequest, HttpResponse, None]
 
 SESSION_LIMIT: Final = 200
+ASSUMED_LIFETIME: Final = 900.0
+"""Seconds that an access token lives where the answer does not say: Tiled's default."""
+MAXIMUM_LIFETIME: Final = 86400.0
+"""Seconds; a longer life is cut to this."""
 
 _BAD_REQUEST, _CONFLICT, _SERVER_ERROR = 400, 409, 500
 
 
-def login(
-    metadata: TiledMetadata,
-    username: SecretValue,
-    password: SecretValue,
-    started_at: float,
-    *,
-    assumed_lifetime: float = 900.0,
-    maximum_lifetime: float = 86400.0,
-) -> Exchange:
+def login(metadata: TiledMetadata, username: SecretValue, password: SecretValue, started_at: float) -> Exchange:
     """Open a session with a password; once, and then `refresh`: each login counts against the limit of sessions.
 
     A wrong password is `RetryClass.NEEDS_PERSON` and never retried. Raises `ResourceError` where the server takes no
-    passwords. Times are Unix seconds, lifetimes seconds.
+    passwords. ``started_at`` is in Unix seconds.
     """
     if not metadata.login_endpoint:
         raise ResourceError(metadata.login_problem, reason=Reason.GRANT_NOT_SUPPORTED)
@@ -68,18 +66,10 @@ def login(
         )
     if is_not_understood(response):
         raise not_understood(asked, response)
-    terms = _terms(metadata, started_at, assumed_lifetime, maximum_lifetime)
-    return read_token_answer(response, terms, asked)
+    return read_session(response, metadata, started_at, asked)
 
 
-def refresh(
-    metadata: TiledMetadata,
-    refresh_token: SecretValue,
-    started_at: float,
-    *,
-    assumed_lifetime: float = 900.0,
-    maximum_lifetime: float = 86400.0,
-) -> Exchange:
+def refresh(metadata: TiledMetadata, refresh_token: SecretValue, started_at: float) -> Exchange:
     """Slide a session on. A Tiled refresh token is accepted again and again, so an unclear answer is never in doubt.
 
     Every 401 means that the session is over (expired, revoked, too old, signed with a key since dropped), and only a
@@ -97,8 +87,7 @@ def refresh(
         )
     if is_not_understood(response):
         raise not_understood(asked, response)
-    terms = _terms(metadata, started_at, assumed_lifetime, maximum_lifetime)
-    tokens = read_token_answer(response, terms, asked)
+    tokens = read_session(response, metadata, started_at, asked)
     return tokens if tokens.refresh_token is not None else dataclasses.replace(tokens, refresh_token=refresh_token)
 
 
@@ -125,7 +114,19 @@ def session_id(refresh_token: SecretValue) -> str:
     return said.replace("-", "") if isinstance(said, str) else ""
 
 
-def _terms(metadata: TiledMetadata, started_at: float, assumed: float, maximum: float) -> AnswerTerms:
-    return AnswerTerms(
-        started_at=started_at, issuer=metadata.api_url, assumed_lifetime=assumed, maximum_lifetime=maximum
+def read_session(response: HttpResponse, metadata: TiledMetadata, started_at: float, asked: Asked) -> TokenSet:
+    """Read the tokens of a session; raises as `keyferry.grants.answer.read_token_answer` does.
+
+    Their subject is the user's name at the authenticator that was logged in with. Only the answer to a login says it.
+    """
+    terms = AnswerTerms(
+        started_at=started_at,
+        issuer=metadata.api_url,
+        assumed_lifetime=ASSUMED_LIFETIME,
+        maximum_lifetime=MAXIMUM_LIFETIME,
     )
+    tokens = read_token_answer(response, terms, asked)
+    identity = (read_object(response.body) or {}).get("identity")
+    name = identity.get("id") if isinstance(identity, dict) else None
+    # The subject in the token itself is a number of Tiled's own, which no person knows.
+    return dataclasses.replace(tokens, subject=str(name) if is_vschar(name) else "")
