@@ -78,7 +78,7 @@ class TableOutput:
 
     def event(self, event: Event) -> None:
         """Say what is at least as grave as was asked for, and what is said once."""
-        if LEVELS[event.level] >= self._threshold or event.event in ("started", "stopping", "finished"):
+        if LEVELS[event.level] >= self._threshold or event.event in ("started", "stopping", "finished", "page"):
             self._table.say(line_of(event), STYLES.get(event.level, ""))
 
     async def watch(self, broker: LocalBroker) -> None:

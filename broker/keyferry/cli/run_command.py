@@ -1,13 +1,17 @@
 """``keyferry run``: the broker itself."""
 
 import asyncio
-from typing import Annotated, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from keyferry.cli import options as opt
 from keyferry.cli.exits import EXIT_HELP, CommandError, ExitCode
 from keyferry.engine.status import Level
+
+if TYPE_CHECKING:
+    from keyferry.cli.running import RunOptions
 
 app = typer.Typer(add_completion=False)
 
@@ -42,6 +46,24 @@ def run(
             show_default=False,
         ),
     ] = None,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDR",
+            envvar="KEYFERRY_PAGE",
+            help="Serve the approval page on [HOST:]PORT.",
+            show_default=False,
+        ),
+    ] = None,
+    page_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="KEYFERRY_PAGE_URL",
+            help="Where people find the approval page: https://HOST, without a path. Default: the loopback address.",
+            show_default=False,
+        ),
+    ] = None,
     allow_host: opt.AllowHosts = None,
     namespace: Annotated[
         str | None,
@@ -72,23 +94,26 @@ def run(
     if metrics is not None:
         opt.address(metrics, "--metrics")
     patience = opt.duration(timeout, "--timeout")
-    opt.leave(_run(given, patience if once else None, metrics, _loopback(loopback, once=once), level))
+    served = _page(page, page_url, once=once)
+    from keyferry.cli.running import RunOptions  # noqa: PLC0415 - slow to import
+
+    options = RunOptions(
+        once=patience if once else None,
+        metrics=metrics,
+        loopback=_loopback(loopback, once=once),
+        page=served[0] if served is not None else None,
+    )
+    opt.leave(_run(given, options, served[1] if served is not None else "", level))
 
 
-def _run(
-    given: opt.Options,
-    once: float | None,
-    metrics: str | None,
-    loopback: tuple[str, int] | None,
-    level: Level | None,
-) -> int:
+def _run(given: opt.Options, options: "RunOptions", page_url: str, level: Level | None) -> int:
     from keyferry.cli.outputs import make_output  # noqa: PLC0415 - slow to import
-    from keyferry.cli.running import RunOptions, run_broker  # noqa: PLC0415
+    from keyferry.cli.running import run_broker  # noqa: PLC0415
 
-    settings = given.run_settings()
+    settings = replace(given.run_settings(), page_url=page_url)
     output = make_output(level)
     try:
-        return asyncio.run(run_broker(settings, RunOptions(once, metrics, loopback), output))
+        return asyncio.run(run_broker(settings, options, output))
     finally:
         output.close()
 
@@ -105,3 +130,19 @@ def _loopback(text: str | None, *, once: bool) -> tuple[str, int] | None:
     if once:
         raise CommandError("--loopback and --once exclude each other: nothing would be served", ExitCode.INVALID)
     return host, port
+
+
+def _page(text: str | None, url: str | None, *, once: bool) -> tuple[tuple[str, int], str] | None:
+    """Read ``--page`` and ``--page-url``: where to listen, and where people find it. Raises CommandError."""
+    if text is None:
+        if url is not None:
+            raise CommandError("--page-url goes with --page ADDR, which says where to listen", ExitCode.INVALID)
+        return None
+    host, port = opt.address(text, "--page")
+    if once:
+        raise CommandError("--page and --once exclude each other: with --once nobody is asked", ExitCode.INVALID)
+    if url is None and (host not in LOOPBACK_HOSTS or not port):
+        raise CommandError("--page: say with --page-url where people find the page", ExitCode.INVALID)
+    from keyferry.web.serving import base_url  # noqa: PLC0415 - slow to import
+
+    return (host, port), opt.page_url(url or base_url(host, port), "--page-url")

@@ -19,6 +19,7 @@ from keyferry.io.state_dir import StateHeld
 from keyferry.run.broker import LocalBroker
 from keyferry.run.control import ControlServer
 from keyferry.run.last_run import remember
+from keyferry.run.viewers import TOKEN_NAME
 from keyferry.spec.check import check_loaded
 from keyferry.web.presented import key_of
 
@@ -43,6 +44,8 @@ class RunOptions:
     """Address of the metrics."""
     loopback: tuple[str, int] | None = None
     """Where the loopback endpoints are served."""
+    page: tuple[str, int] | None = None
+    """Where the approval page is served; people find it at ``RunSettings.page_url``."""
 
 
 class Stopping:
@@ -112,7 +115,7 @@ class _Run:
     async def _work(self) -> int:
         await self._broker.start()
         self._broker.reporter.listeners.append(self._output)
-        async with ControlServer(self._broker), self._metrics():
+        async with ControlServer(self._broker), self._metrics(), self._page():
             self._say(Level.INFO, "started", self._greeting())
             watching = asyncio.create_task(self._output.watch(self._broker))
             try:
@@ -209,6 +212,19 @@ class _Run:
             yield
         finally:
             await server.close()
+
+    @contextlib.asynccontextmanager
+    async def _page(self) -> AsyncIterator[None]:
+        if self._options.page is None:
+            yield
+            return
+        from keyferry.web.page.site import ApprovalPage, Site  # noqa: PLC0415 - only where it is wanted
+
+        token = self._settings.state / TOKEN_NAME
+        site = Site(self._settings.page_url, f"It is in the file {token} of the machine that runs Keyferry.")
+        async with ApprovalPage(self._broker.engine.approvals, site, *self._options.page):
+            self._say(Level.INFO, "page", f"the approval page is at {site.url}; the token for its list is in {token}")
+            yield
 
     def _greeting(self) -> str:
         first = min(self._broker.engine.roster.entries, default=None)

@@ -50,6 +50,8 @@ _QUESTION: Final = re.compile(r"/approve/(?P<link>[A-Za-z0-9_-]{16,256})(?:/(?P<
 _CALLBACK: Final = re.compile(r"/callback/(?P<provider>[A-Za-z0-9._~-]{1,128})")
 _TARGET: Final = re.compile(rf"(?P<path>/[^?]*)(?:\?(?P<query>{_ASCII_DOWN}))?")
 
+BEGIN_AGAIN: Final = "The question is still where it was: open its link again, the one that you got first."
+
 NOWHERE: Final = "There is nothing here"
 NOWHERE_MESSAGE: Final = "The link is not whole, or it has lapsed, or the question was answered or taken back."
 NOWHERE_ADVICE: Final = (
@@ -140,7 +142,8 @@ class ApprovalPage:
         except NoSuchQuestion:
             return self._problem(HTTPStatus.NOT_FOUND, NOWHERE, NOWHERE_MESSAGE, NOWHERE_ADVICE)
         except Refused as error:
-            return self._problem(HTTPStatus.FORBIDDEN, "This was refused", error.message, back=back)
+            advice = "" if back else BEGIN_AGAIN
+            return self._problem(HTTPStatus.FORBIDDEN, "This was refused", error.message, advice, back)
         except KeyferryError as error:
             advice = "Nothing is lost. Try again in a moment."
             return self._problem(HTTPStatus.SERVICE_UNAVAILABLE, "That did not work", error.message, advice, back)
