@@ -34,6 +34,7 @@ LIFETIME = 30.0
 PLACES = {
     Place.WATCHED: "team",
     Place.TOKENS: "team",
+    Place.PODS: "team",
     Place.PRIVATE: "home",
     Place.ORIGIN: "kube-system",
 }
@@ -93,7 +94,14 @@ async def started(field: Field, directory: Path) -> AsyncIterator[Process]:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", PROGRAM),
             *("--namespace", field.home, "--instance", "one", "--watch-namespace", field.namespace),
-            *("--allow-host", "127.0.0.1", "--escrow", str(directory / "escrow"), "--service-account-tokens"),
+            *(
+                "--allow-host",
+                "127.0.0.1",
+                "--escrow",
+                str(directory / "escrow"),
+                "--service-account-tokens",
+                "--touch-pods",
+            ),
             stdout=output,
             stderr=output,
             env={**os.environ, "KUBECONFIG": str(kubeconfig)},
@@ -113,6 +121,7 @@ def installation(field: Field, helm: Helm) -> Iterator[Installation]:
     values = {
         "watch": {"namespaces": [field.namespace]},
         "serviceAccountTokens": {"enabled": True},
+        "touchPods": {"enabled": True},
         "fullnameOverride": ACCOUNT,
     }
     rendered = helm.template(values, home=field.home)
@@ -145,10 +154,20 @@ def declare(field: Field) -> None:
         field.secret("other-seed", token=field.issuer.seed_refresh_token("bot", "ada")),
         field.provider(),
         trusting,
-        field.identity("machine", providerRef={"name": "trusting"}),
+        field.identity("machine", providerRef={"name": "trusting"}, target={"touchPods": True}),
         field.identity("person", grant=by_refresh_token("seed")),
         field.identity("leaver", grant=by_refresh_token("other-seed")),
         field.identity("worker", client=asserted),
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "mounts"},
+            "spec": {
+                "nodeName": "one",
+                "containers": [{"name": "main", "image": "localhost/none:1"}],
+                "volumes": [{"name": "token", "secret": {"secretName": "machine"}}],
+            },
+        },
     )
 
 
@@ -170,7 +189,12 @@ async def test_a_right_that_is_missing_is_named_and_nothing_is_lost(
     field.trust_account("worker")
     declare(field)
     # The latter is what kopf repeats of the API server's answer, as it stands in a JSON line.
-    phrases = (f"may not {right.verb} {right.resource}", f'cannot {right.verb} resource \\"{right.resource}\\"')
+    phrases: tuple[str, ...] = (
+        f"may not {right.verb} {right.resource}",
+        f'cannot {right.verb} resource \\"{right.resource}\\"',
+    )
+    if right in needed(Place.PODS):
+        phrases = ("the operator has no right to list and patch pods",)
     async with started(field, tmp_path) as process:
         if right.verb in AT_THE_END:
             await field.until_ready(*NAMES, "leaver")
