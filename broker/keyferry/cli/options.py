@@ -224,21 +224,32 @@ def _given(
     return Given(options, duration(timeout, "--timeout"), read_level(log_level, Level.WARNING))
 
 
-def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take the shared options besides its own: it gets them as its parameter ``given``."""
-    shared = inspect.signature(_given).parameters
-    own = inspect.signature(command)
-    parameters = [*(each for each in own.parameters.values() if each.name != "given"), *shared.values()]
+def with_options(gather: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator: a command takes the options of ``gather`` besides its own.
 
-    def taking(**values: Any) -> None:
-        given = _given(**{name: values.pop(name) for name in shared})
-        command(**values, given=given)
+    What that returns of them is the command's parameter ``given``.
+    """
 
-    # Typer makes the command line of these two.
-    taking.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    taking.__annotations__ = {each.name: each.annotation for each in parameters}
-    taking.__doc__, taking.__name__ = command.__doc__, command.__name__
-    return taking
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        shared = inspect.signature(gather, eval_str=True).parameters
+        own = inspect.signature(command, eval_str=True)
+        parameters = [*(each for each in own.parameters.values() if each.name != "given"), *shared.values()]
+
+        def taking(**values: Any) -> None:
+            given = gather(**{name: values.pop(name) for name in shared})
+            command(**values, given=given)
+
+        # Typer makes the command line of these two.
+        taking.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        taking.__annotations__ = {each.name: each.annotation for each in parameters}
+        taking.__doc__, taking.__name__ = command.__doc__, command.__name__
+        return taking
+
+    return decorate
+
+
+with_shared_options: Final = with_options(_given)
+"""Lets a command take what nearly all of them take."""
 
 
 def duration(text: str, option: str) -> float:

@@ -6,6 +6,7 @@ and ``docs/reference.md`` are made from them.
 
 import enum
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -62,9 +63,9 @@ class Model(BaseModel):
 class CheckedModel(Model):
     """A model whose fields must fit each other; all mistakes are found at once."""
 
+    @abstractmethod
     def mistakes(self) -> Iterator[Mistake]:
         """Yield what is wrong between fields that are each right by themselves."""
-        raise NotImplementedError
 
     @model_validator(mode="wrap")
     @classmethod

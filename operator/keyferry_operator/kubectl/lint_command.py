@@ -13,10 +13,7 @@ from keyferry_operator.kubectl import options as opt
 from keyferry_operator.kubectl.app import EXIT_HELP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from keyferry.cli.lint_checks import Findings
-    from keyferry_operator.kubectl.access import Access
 
 app = typer.Typer(add_completion=False)
 
@@ -25,17 +22,13 @@ app = typer.Typer(add_completion=False)
     help="Check resource files, by themselves and against the cluster, which stores nothing of it; 2 where something"
     f" is wrong. Hints alone are no mistakes.\n\n{EXIT_HELP}"
 )
+@opt.with_place
 def lint(
     paths: shared.Paths = None,
     *,
     output: Annotated[Format, typer.Option("--output", "-o", help="text or json.")] = Format.TEXT,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no cluster.")] = False,
-    namespace: opt.Namespace = None,
-    operator_namespace: opt.OperatorNamespace = opt.DEFAULT_HOME,
-    kubeconfig: opt.Kubeconfig = None,
-    context: opt.Context = None,
-    as_user: opt.AsUser = None,
-    as_group: opt.AsGroup = None,
+    given: opt.Place,
 ) -> None:
     """Read everything, and change nothing."""
     if not paths:
@@ -43,19 +36,19 @@ def lint(
     from keyferry.run.resources import ResourceFiles  # noqa: PLC0415 - slow to import
     from keyferry_operator.kubectl.lint_checks import ClusterLint, lint_offline  # noqa: PLC0415
 
-    where = None if offline else _reachable(lambda: opt.access(kubeconfig, context, as_user, as_group))
-    loaded = ResourceFiles(paths, namespace or (where.namespace if where is not None else "default")).load()
+    online = not offline and _reachable(given)
+    loaded = ResourceFiles(paths, given.namespace if online else given.named or "default").load()
     found: Findings | None = None
-    if where is not None:
-        with opt.connect(where) as api:
-            found = ClusterLint(api, loaded, operator_namespace).run()
+    if online:
+        with given.connect() as api:
+            found = ClusterLint(api, loaded, given.home).run()
     tell(found or lint_offline(loaded), loaded, output)
 
 
-def _reachable(access: Callable[[], Access]) -> Access | None:
-    """Return the access; None, with a note, where there is no cluster to ask."""
+def _reachable(given: opt.Place) -> bool:
+    """Tell whether there is a cluster to ask, with a note where there is none."""
     try:
-        return access()
+        return bool(given.access)
     except CommandError as error:
         shared.complain(f"no cluster is asked: {error.message} (--offline leaves this note out)")
-        return None
+        return False

@@ -21,17 +21,13 @@ POLL: Final = 1.0
     help="Approve an identity: shows where to log in, and waits until it was done. Also before the session ends.\n\n"
     + EXIT_HELP
 )
+@opt.with_place
 def login(
     name: opt.Name,
     *,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the person has approved.")] = True,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait for a question to show.")] = "2m",
-    namespace: opt.Namespace = None,
-    operator_namespace: opt.OperatorNamespace = opt.DEFAULT_HOME,
-    kubeconfig: opt.Kubeconfig = None,
-    context: opt.Context = None,
-    as_user: opt.AsUser = None,
-    as_group: opt.AsGroup = None,
+    given: opt.Place,
 ) -> None:
     """Show the question that the status holds, asking for one where there is none."""
     from keyferry.cli.showing import show  # noqa: PLC0415 - slow to import
@@ -39,9 +35,8 @@ def login(
     from keyferry_operator.kubectl.approving import Approving  # noqa: PLC0415
 
     patience = shared.duration(timeout, "--timeout")
-    where = opt.access(kubeconfig, context, as_user, as_group)
-    with opt.connect(where) as api:
-        approving = Approving(api, namespace or where.namespace, operator_namespace, name)
+    with given.connect() as api:
+        approving = Approving(api, given.namespace, given.home, name)
         prompt = approving.question(patience)
         show(prompt, approving.key)
         if not wait:

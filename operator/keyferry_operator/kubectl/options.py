@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from keyferry.cli.exits import CommandError, ExitCode
+from keyferry.cli.options import with_options
 from keyferry.errors import KeyferryError
 
 if TYPE_CHECKING:
@@ -84,6 +87,50 @@ OperatorNamespace = Annotated[
     ),
 ]
 DEFAULT_HOME = "keyferry"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which cluster is meant, whose rights are used, and where in it."""
+
+    kubeconfig: Path | None
+    context: str | None
+    as_user: str | None
+    as_groups: list[str] | None
+    named: str | None
+    """The namespace, where one was given."""
+    home: str
+    """The operator's own."""
+
+    @functools.cached_property
+    def access(self) -> Access:
+        """The way into the cluster. Raises CommandError."""
+        return access(self.kubeconfig, self.context, self.as_user, self.as_groups)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that was given, else the context's. Raises CommandError."""
+        return self.named or self.access.namespace
+
+    def connect(self) -> Api:
+        """Return the API server, to be used in ``with``. Raises CommandError."""
+        return connect(self.access)
+
+
+def _place(
+    *,
+    namespace: Namespace = None,
+    operator_namespace: OperatorNamespace = DEFAULT_HOME,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_user: AsUser = None,
+    as_group: AsGroup = None,
+) -> Place:
+    return Place(kubeconfig, context, as_user, as_group, namespace, operator_namespace)
+
+
+with_place: Final = with_options(_place)
+"""Lets a command take where in which cluster it works, as its parameter ``given``."""
 
 
 def access(

@@ -16,31 +16,26 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(help=f"Have identities renewed now: each once a minute at most.\n\n{EXIT_HELP}")
+@opt.with_place
 def renew(
     names: opt.Names,
     *,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the outcome and tell it.")] = True,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = "2m",
-    namespace: opt.Namespace = None,
-    operator_namespace: opt.OperatorNamespace = opt.DEFAULT_HOME,
-    kubeconfig: opt.Kubeconfig = None,
-    context: opt.Context = None,
-    as_user: opt.AsUser = None,
-    as_group: opt.AsGroup = None,
+    given: opt.Place,
 ) -> None:
     """Set the annotation that asks for a renewal, and wait for the status that tells of it."""
     from keyferry_operator.kubectl.renewing import Renewing  # noqa: PLC0415 - slow to import
 
     patience = shared.duration(timeout, "--timeout")
-    where = opt.access(kubeconfig, context, as_user, as_group)
     codes = set()
-    with opt.connect(where) as api:
-        renewing = Renewing(api, namespace or where.namespace, operator_namespace)
+    with given.connect() as api:
+        renewing = Renewing(api, given.namespace, given.home)
         for name in dict.fromkeys(names):
             try:
                 renewing.ask(name)
                 if not wait:
-                    typer.echo(f"{namespace or where.namespace}/{name}: asked")
+                    typer.echo(f"{given.namespace}/{name}: asked")
             except CommandError as error:
                 shared.complain(error.message)
                 codes.add(error.code)

@@ -39,6 +39,7 @@ class Format(enum.StrEnum):
     help="Show how the identities are; with NAME each in detail, and what to do next."
     f" 0 if all that are shown are ready, else 1.\n\n{EXIT_HELP}"
 )
+@opt.with_place
 def status(
     names: opt.SomeNames = None,
     *,
@@ -46,26 +47,20 @@ def status(
         Format | None, typer.Option("--output", "-o", help="json, yaml or wide.", show_default=False)
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing what changes, until stopped.")] = False,
-    namespace: opt.Namespace = None,
     all_namespaces: opt.AllNamespaces = False,
-    operator_namespace: opt.OperatorNamespace = opt.DEFAULT_HOME,
-    kubeconfig: opt.Kubeconfig = None,
-    context: opt.Context = None,
-    as_user: opt.AsUser = None,
-    as_group: opt.AsGroup = None,
+    given: opt.Place,
 ) -> None:
     """Read the status subresources, which the operator keeps."""
-    if all_namespaces and (names or namespace):
+    if all_namespaces and (names or given.named):
         raise CommandError("-A shows every namespace: leave out the names and -n", ExitCode.INVALID)
-    where = opt.access(kubeconfig, context, as_user, as_group)
-    scope = None if all_namespaces else namespace or where.namespace
-    with opt.connect(where) as api:
+    scope = None if all_namespaces else given.namespace
+    with given.connect() as api:
         if watch:
             from keyferry_operator.kubectl.watching import follow  # noqa: PLC0415 - slow to import
 
             follow(api, scope, names or (), output.value if output is not None else "")
             shared.leave(ExitCode.DONE)
-        shared.leave(_show(api, scope, names or [], output, operator_namespace))
+        shared.leave(_show(api, scope, names or [], output, given.home))
 
 
 def _show(api: Api, scope: str | None, names: list[str], output: Format | None, home: str) -> int:

@@ -14,7 +14,7 @@ from tests.crash.cluster.scene import PEOPLES, ClusterScene, Variant, stage
 from tests.support.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tests.crash.zygote import Zygote
@@ -78,68 +78,58 @@ class Pair(Part):
         assert self.scene.verdict().doubts == 0
 
 
-async def test_a_killed_replica_is_replaced_within_half_a_minute(
-    definitions: Cluster, replicas: Zygote, tmp_path: Path
-) -> None:
+@pytest.fixture
+async def pair(definitions: Cluster, replicas: Zygote, tmp_path: Path) -> AsyncIterator[Pair]:
+    """Return two replicas at work; whatever of them still runs is ended after the test."""
     async with stage(definitions, replicas, tmp_path, variant=Variant.TAKEOVER, lease=PEOPLES) as scenes:
-        pair = Pair(scenes, "killed", TERMS)
+        pair = Pair(scenes, "pair", TERMS)
         try:
             await pair.begin()
-            # Between two renewals: what a kill in the midst of one means is another test's.
-            await pair.scene.renewed(pair.identity, 1)
-            pair.first.kill()
-            assert await pair.first.ended() == KILLED
-            seconds = await pair.taken_over()
-            print(f"takeover after SIGKILL: {seconds:.1f} s")  # noqa: T201
-            assert seconds < TAKEOVER
-            await pair.end()
+            yield pair
         finally:
             await pair.scene.close()
 
 
-async def test_a_stopped_replica_finishes_its_spend_and_hands_over(
-    definitions: Cluster, replicas: Zygote, tmp_path: Path
-) -> None:
-    async with stage(definitions, replicas, tmp_path, variant=Variant.TAKEOVER, lease=PEOPLES) as scenes:
-        pair = Pair(scenes, "stopped", TERMS)
-        try:
-            await pair.begin()
-            pair.slow_down()
-            await pair.until(pair.spending)
-            before = await pair.record()
-            pair.first.terminate()
-            assert await pair.first.ended() == 0
-            after = await pair.record()
-            assert after["generation"] == before["generation"] + 1
-            assert "claim" not in after
-            seconds = await pair.taken_over()
-            print(f"hand-over after SIGTERM: {seconds:.1f} s")  # noqa: T201
-            # The Lease was released: nobody waits until it has run out.
-            assert seconds < PEOPLES.duration
-            await pair.end()
-        finally:
-            await pair.scene.close()
+async def test_a_killed_replica_is_replaced_within_half_a_minute(pair: Pair) -> None:
+    # Between two renewals: what a kill in the midst of one means is another test's.
+    await pair.scene.renewed(pair.identity, 1)
+    pair.first.kill()
+    assert await pair.first.ended() == KILLED
+    seconds = await pair.taken_over()
+    print(f"takeover after SIGKILL: {seconds:.1f} s")  # noqa: T201
+    assert seconds < TAKEOVER
+    await pair.end()
+
+
+async def test_a_stopped_replica_finishes_its_spend_and_hands_over(pair: Pair) -> None:
+    pair.slow_down()
+    await pair.until(pair.spending)
+    before = await pair.record()
+    pair.first.terminate()
+    assert await pair.first.ended() == 0
+    after = await pair.record()
+    assert after["generation"] == before["generation"] + 1
+    assert "claim" not in after
+    seconds = await pair.taken_over()
+    print(f"hand-over after SIGTERM: {seconds:.1f} s")  # noqa: T201
+    # The Lease was released: nobody waits until it has run out.
+    assert seconds < PEOPLES.duration
+    await pair.end()
 
 
 async def test_a_replica_that_loses_its_lease_finishes_its_spend_and_begins_no_other(
-    definitions: Cluster, replicas: Zygote, tmp_path: Path
+    definitions: Cluster, pair: Pair
 ) -> None:
-    async with stage(definitions, replicas, tmp_path, variant=Variant.TAKEOVER, lease=PEOPLES) as scenes:
-        pair = Pair(scenes, "robbed", TERMS)
-        try:
-            await pair.begin()
-            pair.slow_down()
-            await pair.until(pair.spending)
-            before = await pair.record()
-            lease = definitions.api.get(*LEASES, "keyferry-operator", pair.scene.home)
-            definitions.api.patch(lease, {"spec": {"holderIdentity": "somebody"}})
-            await pair.until(lambda: pair.scene.record(pair.identity)["generation"] > before["generation"])
-            begun = len(pair.identity.issuer.requests)
-            assert "claim" not in await pair.record()
-            # Somebody never renews it: it runs out, and one of the two goes on. Until then nothing is sent.
-            await pair.until(lambda: pair.scene.holder() in {"a", "b"})
-            assert len(pair.identity.issuer.requests) == begun
-            await pair.scene.renewed(pair.identity, 2)
-            await pair.end()
-        finally:
-            await pair.scene.close()
+    pair.slow_down()
+    await pair.until(pair.spending)
+    before = await pair.record()
+    lease = definitions.api.get(*LEASES, "keyferry-operator", pair.scene.home)
+    definitions.api.patch(lease, {"spec": {"holderIdentity": "somebody"}})
+    await pair.until(lambda: pair.scene.record(pair.identity)["generation"] > before["generation"])
+    begun = len(pair.identity.issuer.requests)
+    assert "claim" not in await pair.record()
+    # Somebody never renews it: it runs out, and one of the two goes on. Until then nothing is sent.
+    await pair.until(lambda: pair.scene.holder() in {"a", "b"})
+    assert len(pair.identity.issuer.requests) == begun
+    await pair.scene.renewed(pair.identity, 2)
+    await pair.end()
