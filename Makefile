@@ -53,6 +53,7 @@ format: $(VENV)/.tools ## Bring the sources into form
 bench: $(VENV)/.tools ## Measure the engine and the operator with 10,000 identities each
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.operator
+	$(BIN)/python -m bench.sidecar
 
 clean: ## Remove what the targets made here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
