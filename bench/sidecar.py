@@ -60,6 +60,13 @@ class Results:
     """The same, with a directory that is watched."""
 
 
+@dataclass
+class Place(PodPlace):
+    """A pod, and the broker that it asks."""
+
+    broker: FakeBroker = field(kw_only=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.sidecar", description=__doc__)
@@ -130,18 +137,18 @@ def _percentile(values: Sequence[float], percent: int) -> float:
 
 
 @contextlib.asynccontextmanager
-async def _place(path: str = "token") -> AsyncIterator[PodPlace]:
+async def _place(path: str = "token") -> AsyncIterator[Place]:
     with tempfile.TemporaryDirectory(prefix="keyferry-bench-", dir=MEMORY) as directory:
         async with FakeBroker(Authority.create(), Path(directory)) as broker:
             broker.publish("nightly", files={path: _token(1)})
-            yield PodPlace(Path(directory), broker)
+            yield Place(Path(directory), broker.url, broker.authority.certificate, broker=broker)
 
 
 def _token(revision: int) -> str:
     return f"{revision}.".ljust(SIZE, "x")
 
 
-async def _start(place: PodPlace) -> tuple[float, float]:
+async def _start(place: Place) -> tuple[float, float]:
     """Return how long a start takes until the first file is there, and how much of a processor."""
     begun = time.perf_counter()
     async with place.running() as process:
@@ -149,7 +156,7 @@ async def _start(place: PodPlace) -> tuple[float, float]:
         return time.perf_counter() - begun, cpu_seconds(process.pid)
 
 
-async def _deliver(place: PodPlace, results: Results, renewals: int) -> None:
+async def _deliver(place: Place, results: Results, renewals: int) -> None:
     """Renew often, each time once the last renewal is there and a request is held again."""
     async with place.running():
         for revision in range(2, renewals + 2):
@@ -160,12 +167,12 @@ async def _deliver(place: PodPlace, results: Results, renewals: int) -> None:
             results.deliveries.append(time.perf_counter() - begun)
 
 
-async def _shows(place: PodPlace, token: str) -> None:
+async def _shows(place: Place, token: str) -> None:
     while place.read() != token:  # noqa: ASYNC110 - the file is what is watched, as a workload would
         await asyncio.sleep(LOOK)
 
 
-async def _idle(place: PodPlace, pid: int, seconds: float) -> float:
+async def _idle(place: Place, pid: int, seconds: float) -> float:
     """Return the processor seconds that an hour of doing nothing costs."""
     await until(lambda: place.broker.held, "a held request")
     await asyncio.sleep(2.0)

@@ -26,7 +26,7 @@ async def broker(authority: Authority, tmp_path: Path) -> AsyncIterator[FakeBrok
 
 @pytest.fixture
 def pod(broker: FakeBroker, tmp_path: Path) -> Iterator[PodPlace]:
-    place = PodPlace(tmp_path, broker)
+    place = PodPlace(tmp_path, broker.url, broker.authority.certificate)
     yield place
     for client in place.clients:
         client.close()

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from tests.support.fake_broker import FakeBroker
-
 PATIENCE = 60.0
 PLACEHOLDER = SecretValue("p" * 43)
 
@@ -38,21 +36,26 @@ async def until(done: Callable[[], Any], what: str) -> None:
 
 @dataclass
 class PodPlace:
+    """``url``, ``bundle`` and the like are what the webhook would tell the sidecar."""
+
     base: Path
-    broker: FakeBroker
+    url: str
+    bundle: str
+    namespace: str = NAMESPACE
+    credential: str = POD_TOKEN
     lines: list[str] = field(default_factory=list)
     """The log of followers in this process."""
     clients: list[BrokerClient] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.authorities, self.token = self.base / "ca.crt", self.base / "pod-token"
-        self.authorities.write_text(self.broker.authority.certificate)
-        self.token.write_text(POD_TOKEN + "\n")
+        self.authorities.write_text(self.bundle)
+        self.token.write_text(self.credential + "\n")
         self.directory = self.base / "files"
 
     def client(self) -> BrokerClient:
         """Return a client, which is closed at the end of the test."""
-        client = BrokerClient(self.broker.url, self.authorities, self.token, NAMESPACE)
+        client = BrokerClient(self.url, self.authorities, self.token, self.namespace)
         self.clients.append(client)
         return client
 
@@ -71,8 +74,8 @@ class PodPlace:
         return file.read_text() if file.exists() else ""
 
     def command(self, *arguments: str, names: tuple[str, ...] = ("nightly",)) -> list[str]:
-        where = ["--broker", self.broker.url, "--ca", str(self.authorities), "--token", str(self.token)]
-        own = ["--namespace", NAMESPACE, "--dir", str(self.directory)]
+        where = ["--broker", self.url, "--ca", str(self.authorities), "--token", str(self.token)]
+        own = ["--namespace", self.namespace, "--dir", str(self.directory)]
         return [sys.executable, "-m", "keyferry", "sidecar", *where, *own, *arguments, *names]
 
     @asynccontextmanager

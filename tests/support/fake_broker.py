@@ -1,6 +1,6 @@
 """A broker API that does as it is told: for the faults of a broker, which the real one does not show on demand.
 
-What it says when nothing is wrong is what the real one says (``tests/sidecar/test_brokers.py`` asks both the same).
+What it says when nothing is wrong is what the real one says (``tests/sidecar/contract.py`` asks both the same).
 """
 
 from __future__ import annotations
@@ -231,7 +231,8 @@ class FakeBroker:
         self._send(200, {"ETag": self.etag(name)}, json.dumps(body).encode(), connection)
 
     def _call(self, what: str, request: Received, connection: Connection) -> None:
-        answer = self.labarchives[what](json.loads(request.body))
+        known = self.labarchives.get(what)
+        answer = known(json.loads(request.body)) if known else Problem(404, "NotOffered", "it has no such login")
         if isinstance(answer, Problem):
             self._refuse(answer, connection)
         elif answer is None:
