@@ -85,7 +85,17 @@ def script(lab: Workshop, text: str) -> Path:
 
 
 def test_the_page_shows_what_is_tested() -> None:
-    assert documented("labarchives.md") == list(yaml.safe_load_all(EXAMPLE.read_text()))
+    shown = documented("labarchives.md")
+    by_page = EXAMPLE.with_name("login.yaml")
+    assert shown == [*yaml.safe_load_all(EXAMPLE.read_text()), *yaml.safe_load_all(by_page.read_text())]
+
+
+def test_the_login_through_the_page_is_declared_in_place_of_the_code(lab: Workshop) -> None:
+    provider, _ = yaml.safe_load_all(EXAMPLE.read_text())
+    login = yaml.safe_load(EXAMPLE.with_name("login.yaml").read_text())
+    lab.write("resources.yaml", yaml.safe_dump_all([provider, login]))
+    done = lab.call("run", str(lab.resources), "--once", *lab.broker_options)
+    assert done.returncode == 3, "a person is needed"
 
 
 def test_the_headless_script_runs_as_it_stands(lab: Workshop, server: LabArchives) -> None:
