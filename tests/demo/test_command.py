@@ -30,7 +30,7 @@ from keyferry.demo.command import run_demo
 sys.exit(asyncio.run(run_demo(%s)))
 """
 GOES_ON = b"this goes on until Ctrl-C"
-NAMES = ("nightly-report", "ingest", "archive")
+NAMES = ("nightly-report", "ingest", "archive", "analysis")
 
 
 class Demo:
@@ -114,14 +114,17 @@ def test_off_a_terminal_it_ends_by_itself_once_all_were_renewed_twice(start: Cal
     assert code == 0, output
     summary = rows(output)
     assert summary.keys() == set(NAMES)
-    assert [grant for grant, _, _ in summary.values()] == ["ClientCredentials", "RefreshToken", "Password"]
+    grants = ["ClientCredentials", "RefreshToken", "Password", "DeviceCode"]
+    assert [grant for grant, _, _ in summary.values()] == grants
     assert min(renewals for _, renewals, _ in summary.values()) >= 2
     assert summary["nightly-report"][2] == "-"
-    for name in ("ingest", "archive"):
+    for name in ("ingest", "archive", "analysis"):
         spent, words = summary[name][2].split(", ")
         assert (int(spent) >= 2, words) == (True, "none twice")
     for name in NAMES:
         assert re.search(rf"^ +[0-9.]+ s  {name} +obtained: revision 1, good for ", output, re.MULTILINE)
+    said = ["analysis +approval_required", "analysis +ada compares the code and approves", "analysis +obtained"]
+    assert re.search(".*".join(said), output, re.DOTALL), "nobody was there, and somebody approved"
     assert "keyferry run FILE" in output
     demo.assert_nothing_is_left()
 
@@ -171,7 +174,7 @@ def test_on_a_terminal_it_shows_the_table_until_it_is_interrupted(start: Callabl
     assert code == 0, output
     assert "IDENTITY" in output
     assert "EXPIRES" in output
-    assert re.search(r"3 identities: .*\d fresh", output)
+    assert re.search(r"4 identities: .*\d fresh", output)
     demo.assert_nothing_is_left()
 
 
@@ -187,7 +190,7 @@ async def test_the_resources_are_valid_and_hold_no_secret(tmp_path: Path) -> Non
     assert loaded.problems == ()
     assert [identity.key.name for identity in loaded.identities] == list(NAMES)
     secrets = {path: path.read_text() for path in files.secrets.rglob("*") if path.is_file()}
-    assert len(secrets) == 6
+    assert len(secrets) == 7
     assert not [path for path, secret in secrets.items() if path.name != "username" and secret in text]
     for document in yaml.safe_load_all(text):
         for source in _references(document):

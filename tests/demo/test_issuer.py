@@ -18,11 +18,11 @@ def http(issuer: DemoIssuer) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=issuer.url, trust_env=False)
 
 
-async def test_each_account_gets_its_token_and_three_grants_differ() -> None:
+async def test_each_account_gets_its_token_and_the_grants_differ() -> None:
     issuer = await start_demo_issuer(access_lifetime=3)
     try:
         by_grant = {account.grant: account for account in issuer.accounts}
-        assert set(by_grant) == {Grant.CLIENT_CREDENTIALS, Grant.REFRESH_TOKEN, Grant.PASSWORD}
+        assert set(by_grant) == {Grant.CLIENT_CREDENTIALS, Grant.REFRESH_TOKEN, Grant.PASSWORD, Grant.DEVICE_CODE}
         async with http(issuer) as client:
             answer = await ask(client, by_grant[Grant.CLIENT_CREDENTIALS], "/token", grant_type="client_credentials")
             assert (answer.status_code, answer.json()["expires_in"]) == (200, 3)

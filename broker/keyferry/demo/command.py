@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from keyferry.demo.issuer import start_demo_issuer
+from keyferry.demo.device_codes import Decision
+from keyferry.demo.issuer import PERSON, start_demo_issuer
 from keyferry.demo.resources import NAMESPACE, write_files
 from keyferry.engine import Level
 from keyferry.io.addresses import HostRule
@@ -39,6 +40,8 @@ RENEWALS: Final = 2
 """How often every identity must be renewed before the demo has shown what it is for."""
 BOUND: Final = 60.0
 """Seconds that all of that may take."""
+HESITATION: Final = 3.0
+"""Seconds for which a question stands before the demo's person approves."""
 TICK: Final = 1.0
 """Seconds between drawings of the table: the times shown are relative."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -99,6 +102,8 @@ class _Demo:
         self._bound = bound
         self._begun = time.monotonic()
         self._progress = _Progress(interrupts.wake)
+        self._asked: dict[str, float] = {}
+        """Codes that a person is shown, and since when (monotonic)."""
 
     async def run(self, base: Path, lifetime: float) -> _Shown:
         """Set everything up under ``base``, let it run, and return how it went."""
@@ -116,7 +121,7 @@ class _Demo:
             async with LocalBroker(settings) as broker:
                 broker.reporter.listeners.append(self._progress)
                 await broker.start()
-                await self._watch(broker.engine, [account.name for account in issuer.accounts])
+                await self._watch(broker.engine, issuer)
                 statuses = {status.key.name: status for status in broker.engine.statuses()}
         finally:
             await issuer.close()
@@ -125,18 +130,20 @@ class _Demo:
         ordinary = received is None or (self._stay and received is signal.SIGINT)
         return _Shown(base, time.monotonic() - self._begun, rows, self._bound, None if ordinary else received)
 
-    async def _watch(self, engine: Engine, names: list[str]) -> None:
+    async def _watch(self, engine: Engine, issuer: DemoIssuer) -> None:
         """Print what happens until it is over, or the renewals did not come in time."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._bound
-        satisfied = False
+        satisfied, names = False, [account.name for account in issuer.accounts]
         with _screen(self._output) as screen:
             while self._interrupts.received is None and loop.time() < deadline:
                 self._interrupts.wake.clear()
                 for at, event in self._progress.take():
                     if not (satisfied and event.level is Level.INFO and self._output.isatty()):
                         screen.say(self._line(at, event))
-                screen.show(engine.statuses(), time.time())
+                statuses = engine.statuses()
+                self._approve(issuer, statuses, screen)
+                screen.show(statuses, time.time())
                 if not satisfied and self._progress.renewed(names):
                     satisfied, deadline = True, math.inf
                     if not self._stay:
@@ -146,12 +153,24 @@ class _Demo:
                     async with asyncio.timeout_at(min(deadline, loop.time() + TICK)):
                         await self._interrupts.wake.wait()
 
+    def _approve(self, issuer: DemoIssuer, statuses: Sequence[IdentityStatus], screen: _Screen) -> None:
+        """Approve what has been asked for a moment, as a person would; the codes are of this demo's own server."""
+        now = time.monotonic()
+        for status in statuses:
+            code = status.prompt.user_code if status.prompt is not None else ""
+            if not code or now < self._asked.setdefault(code, now) + HESITATION:
+                continue
+            with contextlib.suppress(KeyError):  # it was decided already
+                issuer.service.device_codes.decide(code, Decision.APPROVED, PERSON)
+                screen.say(f"{now - self._begun:6.1f} s  {status.key.name:<16}{PERSON} compares the code and approves")
+
     def _introduce(self, issuer: DemoIssuer, files: DemoFiles, lifetime: float) -> None:
         text = files.resources.read_text(encoding="utf-8")
         lines = [
             f"Keyferry's demo: an authorization server of its own listens on {issuer.url}. Its access tokens",
-            f"live for {lifetime:g} s, and each of its refresh tokens is good once. Keyferry keeps the tokens of three",
-            f"identities fresh, as `keyferry run` would, from this file ({files.resources}):",
+            f"live for {lifetime:g} s, and each of its refresh tokens is good once. Keyferry keeps the tokens of four",
+            f"identities fresh, as `keyferry run` would, from this file ({files.resources}).",
+            f"One of them waits until a person has approved it: {PERSON}, whom the demo plays, too.",
             "",
             textwrap.indent(text, "    "),
             f"Look at the tokens in {files.out / NAMESPACE}/IDENTITY/token.",

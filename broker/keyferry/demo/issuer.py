@@ -44,8 +44,8 @@ class DemoAccount:
 class DemoIssuer:
     """A running demo issuer; `start_demo_issuer` makes one.
 
-    ``url`` is where it listens and ``issuer`` its identifier. ``accounts`` are three, one for each of client
-    credentials, refresh token and password. ``service`` tells what was issued and spent.
+    ``url`` is where it listens and ``issuer`` its identifier. ``accounts`` are four, one for each of client
+    credentials, refresh token, password and device code. ``service`` tells what was issued and spent.
     """
 
     def __init__(self, service: TokenService, accounts: tuple[DemoAccount, ...], runner: web.AppRunner) -> None:
@@ -123,7 +123,7 @@ def _response(answer: Answer) -> web.Response:
 
 
 def _register_accounts(service: TokenService) -> tuple[DemoAccount, ...]:
-    """Register three clients, each authenticating and being granted in another way."""
+    """Register four clients, each authenticating and being granted in another way."""
     reporter = _account("nightly-report", Grant.CLIENT_CREDENTIALS, AuthMethod.BASIC, ("report:read",))
     service.clients.add(_client(reporter, Grant.CLIENT_CREDENTIALS))
 
@@ -136,10 +136,15 @@ def _register_accounts(service: TokenService) -> tuple[DemoAccount, ...]:
     password = secrets.token_urlsafe(16)
     service.add_user(User(PERSON, password, email=f"{PERSON}@example.org"))
 
+    analysis = _account("analysis", Grant.DEVICE_CODE, AuthMethod.BASIC, ("data:read",))
+    service.clients.add(_client(analysis, Grant.DEVICE_CODE, Grant.REFRESH_TOKEN))
+    service.device_codes.interval = 1.0
+
     return (
         reporter,
         replace(ingest, refresh_token=SecretValue(seed)),
         replace(archive, username=PERSON, password=SecretValue(password)),
+        analysis,
     )
 
 

@@ -47,12 +47,15 @@ _COMMENTS: Final = {
     Grant.CLIENT_CREDENTIALS: "A service that speaks for itself: its client secret is all it needs (RFC 6749 4.4).",
     Grant.REFRESH_TOKEN: "A login that a person made once. Each refresh token is good once, so none may be lost"
     " (RFC 6749 6).",
+    Grant.DEVICE_CODE: "A person approves once, with a code on whatever screen they have; then the session lives on"
+    " (RFC 8628).",
     Grant.PASSWORD: "An account with a password: one login, and refresh tokens from then on (RFC 6749 4.3).",
 }
 _GRANTS: Final = {
     Grant.CLIENT_CREDENTIALS: "type: ClientCredentials",
     Grant.REFRESH_TOKEN: """type: RefreshToken
     refreshToken: {{from: {{secretKeyRef: {{name: {name}, key: refresh_token}}}}}}""",
+    Grant.DEVICE_CODE: "type: DeviceCode",
     Grant.PASSWORD: """type: Password
     password:
       usernameFrom: {{secretKeyRef: {{name: {name}, key: username}}}}
