@@ -86,7 +86,7 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-class _Probes(MetricsServer):
+class Probes(MetricsServer):
     """Metrics, among them whose the shards are, ``/healthz``, and ``/readyz``: a standby is ready too, for rollouts."""
 
     def __init__(self, process: Operator, address: str) -> None:
@@ -120,7 +120,7 @@ async def _metrics(process: Operator, address: str | None) -> AsyncIterator[None
     if address is None:
         yield
         return
-    server = _Probes(process, address)
+    server = Probes(process, address)
     await server.start()
     process.reporter.listeners.append(server)
     try:

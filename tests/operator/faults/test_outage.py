@@ -7,8 +7,10 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
+from keyferry_operator.process import Probes
 from tests.operator.faults.marks import ENDS_EARLY
 from tests.operator.faults.site import Site, define
 from tests.support.issuer import FaultIssuer
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from tests.operator.faults.site import Replica
     from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, ENDS_EARLY]
@@ -46,9 +49,12 @@ async def test_what_was_obtained_is_written_when_the_api_server_is_back(away: Si
     away.apply(away.seed("asked-private"), away.seeded("asked-private", target={"type": "None"}))
     away.apply(away.identity("client"))
     async with contextlib.AsyncExitStack() as stack:
-        for name in names:
-            await stack.enter_async_context(away.replica(name, leader_election=len(names) > 1))
+        replicas = [
+            await stack.enter_async_context(away.replica(name, leader_election=len(names) > 1)) for name in names
+        ]
         await away.until(lambda: away.ready(*ASKED, *IDLE))
+        # Of two, neither can hold its Lease, and they end and begin again.
+        probed = [await stack.enter_async_context(probes(replica)) for replica in replicas if len(names) == 1]
         away.issuer.pause()
         sent = _sent(away)
         away.ask_renewal("now", *ASKED)
@@ -59,6 +65,8 @@ async def test_what_was_obtained_is_written_when_the_api_server_is_back(away: Si
         while asyncio.get_running_loop().time() < begun + OUTAGE:
             await asyncio.sleep(1)
             assert _sent(away) == sent + len(ASKED), "nothing is spent whose answer could not be stored"
+            for url in probed:
+                await _answers(url, away.namespace)
         assert _kept(away, names) == len(ASKED)
         await asyncio.to_thread(away.cluster.start_apiserver)
         await away.until(lambda: away.ready(*ASKED, *IDLE, revision=2))
@@ -68,6 +76,30 @@ async def test_what_was_obtained_is_written_when_the_api_server_is_back(away: Si
     assert not any(over for _sent, over in away.sessions().values())
     assert all(record.claim is None and not record.refresh_ended for record in states.values())
     assert _kept(away, names) == 0
+
+
+@contextlib.asynccontextmanager
+async def probes(replica: Replica) -> AsyncIterator[str]:
+    """Serve what the kubelet and Prometheus ask a replica, at the address that is yielded; it must not end."""
+    assert replica.now is not None
+    server = Probes(replica.now, "127.0.0.1:0")
+    await server.start()
+    try:
+        yield server.url.removesuffix("/metrics")
+        assert replica.ends == []
+    finally:
+        await server.close()
+
+
+async def _answers(url: str, namespace: str) -> None:
+    """See that a replica counts as ready, since another could do no better, and that it can be looked at."""
+    async with httpx.AsyncClient(timeout=60) as client:
+        for probe in ("/healthz", "/readyz"):
+            answer = await client.get(f"{url}{probe}")
+            assert (answer.status_code, answer.text) == (200, "ok\n")
+        text = (await client.get(f"{url}/metrics")).text
+    for name in (*ASKED, *IDLE):
+        assert f'keyferry_identity_ready{{identity="{name}",namespace="{namespace}"}}' in text
 
 
 def _all_good(site: Site) -> bool:
