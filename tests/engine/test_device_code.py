@@ -287,6 +287,50 @@ async def test_a_login_ahead_of_time_that_comes_to_nothing_leaves_the_session_in
     assert len(codes(known)) == 2
 
 
+async def test_a_wrong_persons_first_login_is_given_up_also_where_it_could_not_be_revoked_at_once(known: World) -> None:
+    known.issuer.faults.add(Fault(FaultKind.STATUS, path="/revoke", status=503))
+    async with known.broker():
+        await asked(known)
+        decide(known, who="eve")
+        await over(known)
+        assert live_sessions(known) == 1
+        known.issuer.faults.clear()
+        known.renew("person")
+        await asked(known, 2)
+        assert live_sessions(known) == 0, "it is revoked before anybody is asked again"
+        decide(known)
+        await known.fresh("person")
+
+
+async def test_a_wrong_persons_login_is_given_up_also_where_that_was_cut_off(known: World) -> None:
+    """It was committed, and the process ended before it was revoked."""
+    armed: list[str] = []
+
+    def cut_off(step: str) -> None:
+        if step == "committed" and armed:
+            armed.clear()
+            raise RuntimeError
+
+    async with known.broker(checkpoint=cut_off) as broker:
+        await asked(known)
+        decide(known)
+        await known.fresh("person")
+        assert broker.engine.login(key("person"))
+        await asked(known, 2)
+        armed.append("now")
+        decide(known, who="eve")
+        await until(lambda: not armed)
+        assert live_sessions(known) == 2
+    async with known.broker():
+        await until(lambda: live_sessions(known) == 1)
+        await known.fresh("person")
+        assert known.status("person").authorized_as == Account("ada", "ada@example.org")
+        known.renew("person")
+        await known.fresh("person", revision=2)
+    assert len(codes(known)) == 2
+    assert max(known.issuer.sent_refresh_tokens().values()) == 1
+
+
 async def test_a_lost_poll_is_made_again(person: World) -> None:
     async with person.broker():
         await asked(person)

@@ -287,39 +287,50 @@ class OAuthExchanger:
         except AnswerError as error:
             if error.reason is Reason.WRONG_SUBJECT and outcome.given_up and outcome.issued is not None:
                 issued = outcome.issued
-                await self._revoke(attempt, issued.refresh_token, issued.access_token, issued.issuer)
-                await fall_back(attempt.job, f"{SESSION_GOES_ON}: {error.message}")
+                await self._give_up(attempt, issued.refresh_token, issued.access_token, issued.issuer, error.message)
             raise
         return committed
 
     async def _finish_giving_up(self, attempt: Attempt) -> None:
         """Revoke a wrong person's login that was kept for it, where a crash came between. Raises Conflict then."""
         record = attempt.job.observed.record
-        if record is not None and record.wrong_subject and record.previous is not None:
+        if record is not None and record.wrong_subject and record.refresh_ended and record.refresh_token is not None:
             known = record.login or record.token
-            await self._revoke(attempt, record.refresh_token, None, known.issuer if known is not None else "")
-            await fall_back(attempt.job, f"{SESSION_GOES_ON}: {record.refresh_ended}")
+            await self._give_up(
+                attempt, record.refresh_token, None, known.issuer if known else "", record.refresh_ended
+            )
+
+    async def _give_up(
+        self, attempt: Attempt, refresh_token: SecretValue | None, access: SecretValue | None, issuer: str, why: str
+    ) -> None:
+        """Revoke somebody else's login, and go on with the session before (Conflict), or without any."""
+        job = attempt.job
+        revoked = await self._revoke(attempt, refresh_token, access, issuer)
+        await fall_back(job, f"{SESSION_GOES_ON}: {why}")
+        if (
+            revoked and job.asks and job.held is not None
+        ):  # else it is tried again, at the latest when the identity goes
+            job.held = await self._ports.store.replace(job.held, replace(job.held.record, refresh_token=None))
 
     async def _revoke(
         self, attempt: Attempt, refresh_token: SecretValue | None, access: SecretValue | None, issuer: str
-    ) -> None:
-        """Revoke what turned out to be somebody else's; the refusal is reported whatever comes of it."""
-        endpoint = await self._revocation_endpoint(attempt, issuer)
-        if not endpoint:
-            return
+    ) -> bool:
+        """Revoke what turned out to be somebody else's; False where that is to be tried again."""
+        endpoint, done = await self._revocation_endpoint(attempt, issuer), True
         credentials: tuple[tuple[SecretValue | None, TokenTypeHint], ...] = (
             (refresh_token, "refresh_token"),
             (access, "access_token"),
         )
         for token, hint in credentials:
-            if token is None:
+            if token is None or not endpoint:
                 continue
+            request = revoke(endpoint, attempt.client, token, hint, self._ports.clock.now(), attempt.inputs.hidden)
             try:
-                now = self._ports.clock.now()
-                hidden = attempt.inputs.hidden
-                await drive(revoke(endpoint, attempt.client, token, hint, now, hidden), attempt.job.channel.send)
+                await drive(request, attempt.job.channel.send)
             except KeyferryError as error:
                 attempt.job.note(f"a token of the wrong subject could not be revoked: {error.message}")
+                done = False
+        return done
 
     async def _revocation_endpoint(self, attempt: Attempt, issuer: str) -> str:
         """Return where tokens are revoked, asking their issuer where only endpoints are known; '' where nowhere."""
