@@ -26,7 +26,7 @@ QUIET_WINDOWS = 6
 class OperatorProcess(Observed):
     """``keyferry operator`` for a whole cluster."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, escrow: Path) -> None:
+    def __init__(self, kubeconfig: Path, namespace: str, escrow: Path, *options: str) -> None:
         self._port = free_port()
         super().__init__(
             [
@@ -35,6 +35,7 @@ class OperatorProcess(Observed):
                 *("--escrow", escrow),
                 *("--metrics", f"127.0.0.1:{self._port}"),
                 *("--allow-host", "127.0.0.1"),
+                *options,
             ],
             {"KUBECONFIG": str(kubeconfig)},
         )

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import time
+from asyncio.sslproto import SSLProtocol
 from typing import TYPE_CHECKING
 
 import pytest
 
+from keyferry.io.tls import RECORD, use_small_buffers
 from keyferry.sidecar.client import BrokerAwayError, BrokerClient, BrokerRefusedError
 from keyferry.wire import HeldReport, Problem
 from tests.support.fake_broker import POD_TOKEN
@@ -164,3 +166,15 @@ async def test_what_it_says_of_itself(broker: FakeBroker, pod: PodPlace) -> None
 def test_only_tls_will_do(pod: PodPlace, url: str) -> None:
     with pytest.raises(ValueError, match="https://"):
         BrokerClient(url, None, pod.token, "batch")
+
+
+async def test_small_buffers_carry_large_answers(
+    broker: FakeBroker, pod: PodPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SSLProtocol, "max_size", SSLProtocol.max_size)  # so that it is as before afterwards
+    use_small_buffers()
+    assert SSLProtocol.max_size == RECORD
+    published = broker.publish("nightly", files={"big": "ü" * 500_000})
+    fetched = await pod.client().token("nightly")
+    assert fetched.token is not None
+    assert fetched.token.files == published.files

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from keyferry.io.tls import RECORD
 from tests.sidecar.pod import until
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ RATE = SIDECARS / SPREAD
 async def test_a_thousand_sidecars_return_within_the_configured_rate(
     broker: FakeBroker, pod: PodPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Two thousand ends of TLS in one process, each with a quarter of a megabyte that is meant for large transfers.
-    monkeypatch.setattr("asyncio.sslproto.SSLProtocol.max_size", 1 << 14)
+    # Two thousand ends of TLS in one process.
+    monkeypatch.setattr("asyncio.sslproto.SSLProtocol.max_size", RECORD)
     names = [f"job-{number}" for number in range(SIDECARS)]
     dice = random.Random(3)  # noqa: S311 - jitter
     for name in names:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from asyncio.sslproto import SSLProtocol
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,10 @@ _CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
 _ENCRYPTED: Final = re.compile(r"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
+
+
+RECORD: Final = 1 << 14
+"""Bytes that a TLS record holds at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,15 @@ def build_server_context(certificate: ClientCertificate) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     present(context, certificate, what="the serving certificate")
     return context
+
+
+def use_small_buffers() -> None:
+    """Let all TLS connections of this process that are made from now on be read a record at a time.
+
+    A record holds 16 kB at most (RFC 8446 5.1), and asyncio sets a quarter of a megabyte aside for every connection to
+    read into: too much where thousands of them wait for something small.
+    """
+    SSLProtocol.max_size = RECORD
 
 
 def _trust_only(context: ssl.SSLContext, bundle: str) -> None:

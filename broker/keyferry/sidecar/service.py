@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import KeyferryError
+from keyferry.io.tls import use_small_buffers
 from keyferry.sidecar.client import BrokerClient
 from keyferry.sidecar.files import PodFiles
 from keyferry.sidecar.follow import Follower, Pod
@@ -27,6 +28,7 @@ NOTHING_YET: Final = 5.0
 
 async def serve(settings: SidecarSettings) -> Never:
     """Work until the process ends. Raises KeyferryError where the directory or the port cannot be had."""
+    use_small_buffers()
     files = PodFiles(settings.directory)
     placeholder = files.prepare()
     board = Board(files, settings.names, settings.minimum)

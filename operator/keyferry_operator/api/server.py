@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
 
 from keyferry.errors import KeyferryError
+from keyferry.io.tls import use_small_buffers
 from keyferry.web.serving import Server, base_url, listen, port_of
 from keyferry.wire import ProblemReason
 from keyferry_operator.api.answers import Denied, unavailable
@@ -93,6 +94,7 @@ class ApiServer:
                 return
 
     async def _listen(self) -> None:
+        use_small_buffers()
         server = Server(
             self._handle,
             cancels=True,
