@@ -30,6 +30,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def fine_cpu_seconds(pid: int) -> float:
+    """Return the same of its living threads alone, which the kernel counts by the nanosecond instead of by ticks."""
+    return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
 def memory(pid: int) -> tuple[float, float]:
     """Return how much is resident now, and was at the most (MB of 10^6 bytes)."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())

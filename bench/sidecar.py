@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.process import cpu_seconds, memory
+from bench.process import fine_cpu_seconds, memory
 from bench.table import Aim, Figure, print_table
 from tests.sidecar.pod import PodPlace, until
 from tests.support.fake_broker import FakeBroker
@@ -153,7 +153,7 @@ async def _start(place: Place) -> tuple[float, float]:
     begun = time.perf_counter()
     async with place.running() as process:
         await _shows(place, _token(1))
-        return time.perf_counter() - begun, cpu_seconds(process.pid)
+        return time.perf_counter() - begun, fine_cpu_seconds(process.pid)
 
 
 async def _deliver(place: Place, results: Results, renewals: int) -> None:
@@ -176,9 +176,9 @@ async def _idle(place: Place, pid: int, seconds: float) -> float:
     """Return the processor seconds that an hour of doing nothing costs."""
     await until(lambda: place.broker.held, "a held request")
     await asyncio.sleep(2.0)
-    before, begun = cpu_seconds(pid), time.monotonic()
+    before, begun = fine_cpu_seconds(pid), time.monotonic()
     await asyncio.sleep(seconds)
-    return (cpu_seconds(pid) - before) / (time.monotonic() - begun) * HOUR
+    return (fine_cpu_seconds(pid) - before) / (time.monotonic() - begun) * HOUR
 
 
 if __name__ == "__main__":
