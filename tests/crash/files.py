@@ -28,6 +28,7 @@ class FileScene(Scene):
         super().__init__(base.name, identities)
         self.base = base
         self._zygote = zygote
+        self.page_url = ""
         self._read = 0
         self._diary: list[dict[str, Any]] = []
         self._statuses: defaultdict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
@@ -55,7 +56,7 @@ class FileScene(Scene):
 
     def start(self, *, step: str = "", passing: int = 1, change: int = 0) -> Broker:
         """Start a broker that dies where it is told to: at a step, or before a change of the file system."""
-        broker = self._zygote.run(Order(str(self.base), step, passing, change))
+        broker = self._zygote.run(Order(str(self.base), step, passing, change, page_url=self.page_url))
         self.brokers.append(broker)
         return broker
 

@@ -15,7 +15,10 @@ import jwt
 from keyferry.demo.clients import Client, Grant
 from keyferry.demo.signing import TrustedIssuer
 from keyferry.demo.state import User
+from keyferry.engine.links import named_uid
+from keyferry.model import ObjectKey
 from keyferry.secret import SecretValue
+from keyferry.spec.identity import ProviderKind
 from tests.demo.asking import key_pair
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ LIFE = 3.0
 TIMEOUT = 1
 """Seconds after which a request is given up, and for which a claim of a dead holder is left alone."""
 APPROVAL = "ApprovalRequired"
+PAGE = "https://keyferry.example.org"
+"""Where a page would be, if people came."""
 
 
 class Kind(Enum):
@@ -41,7 +46,9 @@ class Kind(Enum):
     PASSWORD = "password"
     CLIENT = "client"
     DEVICE = "device"
+    LOGIN = "login"
     LABARCHIVES = "labarchives"
+    LABARCHIVES_LOGIN = "labarchives login"
     ASSERTION = "assertion"
     EXCHANGE = "exchange"
 
@@ -74,6 +81,11 @@ class Identity:
     """Where a one-hour code is redeemed."""
     seeds: list[str] = field(default_factory=list)
 
+    @property
+    def key(self) -> ObjectKey:
+        """Its name, and its provider's."""
+        return ObjectKey("default", self.name)
+
     def register(self) -> None:
         """Make it known at the issuer."""
         self.issuer.clients.add(
@@ -81,7 +93,8 @@ class Identity:
                 self.name,
                 secrets=("s3cret",),
                 grants=tuple(Grant),
-                scopes=("read",) if self.kind is Kind.DEVICE else (),
+                scopes=("read",) if self.kind in (Kind.DEVICE, Kind.LOGIN) else (),
+                redirect_uris=(f"{PAGE}/callback/{named_uid(ProviderKind.TOKEN_PROVIDER, self.key)}",),
                 access_lifetime=self.life,
             )
         )
@@ -96,6 +109,8 @@ class Identity:
                 f"Password, password: {{usernameFrom: {reference('user')}, passwordFrom: {reference('password')}}}"
             ),
             Kind.DEVICE: "DeviceCode",
+            Kind.LOGIN: "AuthorizationCode",
+            Kind.LABARCHIVES_LOGIN: "LabArchivesLogin",
             Kind.LABARCHIVES: (
                 f"LabArchivesCode, labArchivesCode: {{emailFrom: {reference('email')}, codeFrom: {reference('code')}}}"
             ),
@@ -123,7 +138,8 @@ class Identity:
             key = f"accessKeyIdFrom: {reference('access')}, accessPasswordFrom: {reference('password')}"
             return f'type: LabArchives\n  labarchives: {{url: "{self.lab.url}", {key}}}'
         url = self.issuer.url
-        endpoints = f'{{token: "{url}/token", deviceAuthorization: "{url}/device_authorization"}}'
+        others = f'deviceAuthorization: "{url}/device_authorization", authorization: "{url}/authorize"'
+        endpoints = f'{{token: "{url}/token", {others}}}'
         client = f"{{id: {self.name}, secretsFrom: [{reference('client')}]}}"
         members = f"endpoints: {endpoints}, client: {client}, refreshTokens: {self.refresh_tokens}"
         return f"type: OAuth\n  oauth: {{{members}}}"

@@ -24,6 +24,7 @@ from keyferry.run.broker import LocalBroker
 from keyferry.run.settings import RunSettings
 from keyferry.run.sources import SecretSettings
 from tests.crash.forks import die, serve
+from tests.crash.visitor import Visitor
 
 if TYPE_CHECKING:
     from keyferry.engine import Event, IdentityStatus
@@ -44,6 +45,8 @@ class Order:
     """Die before this change of the file system, counted from 1."""
     drain: bool = True
     """SIGTERM lets spends under way finish."""
+    page_url: str = ""
+    """Where a page would be; then somebody answers what is asked through it."""
 
     @property
     def settings(self) -> RunSettings:
@@ -54,6 +57,7 @@ class Order:
             base / "state",
             secrets=SecretSettings(directory=base / "secrets"),
             allowed_hosts=(HostRule.parse("127.0.0.1"),),
+            page_url=self.page_url,
         )
 
 
@@ -165,7 +169,11 @@ async def work(order: Order, diary: Diary, fate: Fate) -> None:
         broker.reporter.listeners.append(diary)
         await broker.start()
         diary.write("started", problems=[str(problem) for problem in broker.problems])
+        visitor = asyncio.create_task(Visitor(broker, Path(order.base)).attend()) if order.page_url else None
         await told.wait()
+        if visitor is not None:
+            visitor.cancel()
+            await asyncio.gather(visitor, return_exceptions=True)
     diary.write("ended")
 
 

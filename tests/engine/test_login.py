@@ -439,6 +439,9 @@ async def test_a_login_ahead_of_time_never_touches_the_session(person: Person) -
         assert (await person.arrive("eve")).stage is Stage.CONFIRM
         await world.fresh("person", revision=revision + 2)
         assert (await person.look()).stage is Stage.CONFIRM, "renewals go on meanwhile"
+        revision = world.status("person").revision
+        assert broker.engine.want(key("person"), 3600) == 0
+        await world.fresh("person", revision=revision + 1)
         await person.decline()
         revision = world.status("person").revision
         await world.fresh("person", revision=revision + 2)

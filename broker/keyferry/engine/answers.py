@@ -72,6 +72,8 @@ class Answers:
         entry.wishes = tuple(wish for wish in entry.wishes if not wish.done.done())
         if job.held is not None:
             self.take_note(entry, job.held.record)
+            if job.held.record.login_claim is not None:
+                entry.poll_at = self._ports.clock.now() + self._unsettled(entry, job.held.record)
         if waived:
             entry.waive(always=True)
         return confirmed
@@ -123,7 +125,7 @@ class Answers:
         """Return the record with what nobody can answer any more ended."""
         approval, now = record.approval, self._ports.clock.now()
         if record.login_claim is not None:
-            if not self._settled(entry, record):
+            if self._unsettled(entry, record) > 0:
                 return record
             # No answer was found for it: it is lost, with whatever it held.
             return replace(ended(record, LOST, now), login_claim=None)
@@ -136,17 +138,14 @@ class Answers:
             return ended(record, LATE, now)
         return record
 
-    def _settled(self, entry: Entry, record: Record) -> bool:
-        """Tell whether nobody is redeeming any more: this process does so in this identity's turns only."""
+    def _unsettled(self, entry: Entry, record: Record) -> float:
+        """Return for how many seconds a code may still be on its way; this process sends it in the identity's turn."""
         claim = record.login_claim
         if claim is None or claim.holder == self._holder:
-            return True
+            return 0.0
         gone = self._ports.store.holder_is_gone(claim.holder)
         wait = settle_time(claim, holder_gone=gone, margin=self._settle_margin)
-        left = wait - entry.login_claim_age(claim, self._ports.clock.monotonic())
-        if left > 0:
-            entry.poll_at = self._ports.clock.now() + left
-        return left <= 0
+        return max(0.0, wait - entry.login_claim_age(claim, self._ports.clock.monotonic()))
 
     # --- wishes -------------------------------------------------------------------------------------------------------
 

@@ -269,7 +269,8 @@ class Engine:
         wait = self._take_turn(entry)
         if wait <= 0:
             entry.wanted_remaining = minimum_remaining
-            self._loop.look_at({key})
+            # To wait for a person who is asked anew keeps nobody from the session that is there.
+            self._loop.look_at({key}, waive=Waive.NEVER if entry.prompt is None else Waive.IF_CHANGED)
         return wait
 
     def _take_turn(self, entry: Entry) -> float:
