@@ -73,8 +73,8 @@ SERVICE_ACCOUNTS: Final = Kind("", "v1", "serviceaccounts")
 NAMESPACES: Final = Kind("", "v1", "namespaces", namespaced=False)
 PODS: Final = Kind("", "v1", "pods")
 TOKEN_REVIEWS: Final = Kind("authentication.k8s.io", "v1", "tokenreviews", namespaced=False, title="TokenReview")
-ACCESS_REVIEWS: Final = Kind(
-    "authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False, title="SubjectAccessReview"
+SELF_ACCESS_REVIEWS: Final = Kind(
+    "authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False, title="SelfSubjectAccessReview"
 )
 EVENTS: Final = Kind("events.k8s.io", "v1", "events")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "leases")
@@ -129,10 +129,10 @@ class KubeClient:
         """Return a JSON document that is no object of the cluster, such as its keys. It is asked for once."""
         return await self._once("GET", path, None, None, {**self._headers(), "Accept": DOCUMENTS})
 
-    async def review(self, kind: Kind, spec: Object) -> Object:
-        """Have the API server judge something (TokenReview, SubjectAccessReview); return its ``status``."""
+    async def review(self, kind: Kind, spec: Object, *, token: SecretValue | None = None) -> Object:
+        """Have the API server judge something, as the bearer of ``token`` where one is given; return its ``status``."""
         body: Object = {"apiVersion": f"{kind.group}/{kind.version}", "kind": kind.title, "spec": spec}
-        found = await self._request("POST", kind.path(), body=body)
+        found = await self._request("POST", kind.path(), body=body, token=token)
         return dict(found.get("status") or {})
 
     async def accepts(self, token: SecretValue, user: str) -> bool:

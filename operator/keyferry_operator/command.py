@@ -189,6 +189,14 @@ def operator(
             show_default=False,
         ),
     ] = None,
+    page_account: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The approval page's ServiceAccount in the operator's namespace, which may ask the broker API for it.",
+            show_default=False,
+        ),
+    ] = "",
     broker_check_address: Annotated[
         bool,
         typer.Option(
@@ -243,7 +251,14 @@ def operator(
         page_url=page_url(page, "--page-url") if page else "",
         webhook=webhook,
         broker=_broker(
-            broker, broker_certificate, broker_service, broker_host or [], check_address=broker_check_address
+            broker,
+            BrokerSettings(
+                certificate=broker_certificate,
+                service=broker_service,
+                hosts=tuple(broker_host or ()),
+                check_address=broker_check_address,
+                page_account=page_account,
+            ),
         ),
     )
     _check_address(metrics)
@@ -307,16 +322,14 @@ def _proxy(url: str | None) -> SecretValue | None:
     return secret
 
 
-def _broker(
-    address: str | None, certificate: Path | None, service: str, hosts: list[str], *, check_address: bool
-) -> BrokerSettings | None:
+def _broker(address: str | None, settings: BrokerSettings) -> BrokerSettings | None:
     if address is None:
         return None
     try:
         host, port = parse_address(address)
     except ValueError as error:
         raise CommandError(f"--broker: {error}", ExitCode.INVALID) from None
-    return BrokerSettings(host, port, certificate, service, tuple(hosts), check_address=check_address)
+    return dataclasses.replace(settings, host=host, port=port)
 
 
 def _check_address(metrics: str | None) -> None:

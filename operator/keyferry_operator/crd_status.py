@@ -99,6 +99,15 @@ IDENTITY_STATUS: Final = _object(
         time=_time("When."),
         minimumRemaining=_text("For how long the token is to be valid; 0s: look whether its login still holds."),
     ),
+    consumers={
+        "description": "Pods that hold it, by their own word: some twenty of them, by name.",
+        "type": "object",
+        "additionalProperties": _object(
+            "What a pod holds.",
+            revision=_number("Revision of the token in its files."),
+            time=_time("When it told so."),
+        ),
+    },
     authorizedAs=_object(
         "Who approved: whose login the token is from, as far as the provider says. Absent where no person is needed.",
         subject=_text("The sub claim."),

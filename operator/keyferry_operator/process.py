@@ -110,6 +110,7 @@ class Probes(MetricsServer):
             "# HELP keyferry_shard_held 1 where this replica works on the shard, else 0.",
             "# TYPE keyferry_shard_held gauge",
             *(f'keyferry_shard_held{{shard="{each}"}} {int(each in held)}' for each in range(self._count)),
+            *(self._process.broker.series() if self._process.broker is not None else ()),
             *(self._process.webhook.series() if self._process.webhook is not None else ()),
         ]
         return ("\n".join(lines) + "\n").encode()

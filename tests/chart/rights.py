@@ -36,6 +36,8 @@ class Place(Enum):
     """Wherever identities are looked after, if ``serviceAccountTokens.enabled``."""
     WEBHOOK = auto()
     """On the release's own webhook configuration, where the whole cluster is watched."""
+    EVERYBODY = auto()
+    """None: it is asked with somebody else's token what that one may do (the role ``system:basic-user``)."""
     PODS = auto()
     """Wherever identities are looked after, if ``touchPods.enabled``."""
 
@@ -61,6 +63,8 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("following", "pages", "IDENTITIES"): (Place.WATCHED, "list"),
     Call("following", "pages", "NAMESPACES"): (Place.CLUSTER, "list"),
     Call("following", "pages", "SECRETS"): (Place.WATCHED, "list"),
+    Call("holders", "get", "PODS"): (Place.WATCHED, "get"),
+    Call("holders", "merge", "IDENTITIES"): (Place.WATCHED, "patch status"),
     Call("leases", "delete", "LEASES"): (Place.SHARES, "delete"),
     Call("leases", "pages", "LEASES"): (Place.PRIVATE, "list"),
     Call("leases", "replace", "LEASES"): (Place.PRIVATE, "update"),
@@ -68,6 +72,7 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("operator", "create", "SECRETS"): (Place.PRIVATE, "create"),
     Call("operator", "get", "NAMESPACES"): (Place.ORIGIN, "get"),
     Call("operator", "get", "SECRETS"): (Place.PRIVATE, "get"),
+    Call("page", "review", "SELF_ACCESS_REVIEWS"): (Place.EVERYBODY, "create"),
     Call("pods", "_read", "PODS"): (Place.WATCHED, "get"),
     Call("pods", "_read", "SERVICE_ACCOUNTS"): (Place.WATCHED, "get"),
     Call("provider_status", "merge", "CLUSTER_PROVIDERS"): (Place.CLUSTER, "patch status"),

@@ -5,9 +5,9 @@ Rights that it needs beside those of the operator itself (``tests/chart/rights.p
 - in its own namespace: get, create, update Secrets (its certificate; the operator has these anyway);
 - in watched namespaces: get Pods and ServiceAccounts (whose tokens are presented); get, create, patch ConfigMaps
   (``keyferry-ca``, by which sidecars know the server; get it has anyway);
-- in the whole cluster, where that is watched: create TokenReviews (where the cluster's keys cannot be read) and
-  SubjectAccessReviews (what a viewer of the approval page may list).
+- in the whole cluster, where that is watched: create TokenReviews (where the cluster's keys cannot be read).
 
 The cluster's keys are read at ``/openid/v1/jwks``, which the cluster role ``system:service-account-issuer-discovery``
-opens to every service account by default.
+opens to every service account by default. What a viewer of the approval page may list is asked with the viewer's own
+token.
 """

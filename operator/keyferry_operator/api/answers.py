@@ -85,6 +85,15 @@ def unavailable(detail: str, retry_after: float, reason: str = ProblemReason.UNA
 
 async def read_json(request: web.BaseRequest, longest: int = LONGEST_BODY) -> Any:
     """Return the JSON body of a request. Raises Denied where it is none, or longer than ``longest`` bytes."""
+    body = await read_body(request, longest)
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise bad_request("the body is not JSON") from None
+
+
+async def read_body(request: web.BaseRequest, longest: int) -> bytes:
+    """Return the body of a request that says it is JSON. Raises Denied where it does not, or is too long."""
     if request.content_type != MEDIA_TYPE:
         raise Denied(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ProblemReason.BAD_REQUEST, f"the body must be of type {MEDIA_TYPE}"
@@ -94,7 +103,4 @@ async def read_json(request: web.BaseRequest, longest: int = LONGEST_BODY) -> An
         body += piece
         if len(body) > longest:
             raise Denied(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, ProblemReason.BAD_REQUEST, "the body is too large")
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise bad_request("the body is not JSON") from None
+    return bytes(body)

@@ -7,13 +7,17 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from keyferry_operator.api import openapi
 from keyferry_operator.api.callers import Callers
 from keyferry_operator.api.certificates import Certificates, DirectorySource, SecretSource
 from keyferry_operator.api.gate import Gate
+from keyferry_operator.api.holders import Holders
 from keyferry_operator.api.jwks import ClusterKeys
 from keyferry_operator.api.labarchives import LabArchivesEndpoint
 from keyferry_operator.api.limits import DEFAULT_LIMITS, Buckets, Held, Limits
 from keyferry_operator.api.news import News
+from keyferry_operator.api.openapi import IDENTITY
+from keyferry_operator.api.page import ClusterViewers, PageEndpoint
 from keyferry_operator.api.pods import LivePods
 from keyferry_operator.api.server import ApiServer
 from keyferry_operator.api.shelf import Shelf
@@ -24,6 +28,7 @@ from keyferry_operator.leases import cancelled
 from keyferry_operator.names import SERVICE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -37,8 +42,8 @@ if TYPE_CHECKING:
 class BrokerSettings:
     """How the broker API is served."""
 
-    host: str
-    port: int
+    host: str = "127.0.0.1"
+    port: int = 0
     """0 lets the system choose."""
     certificate: Path | None = None
     """A directory with ``tls.crt``, ``tls.key`` and, where clients need it, ``ca.crt``; None: the operator's own."""
@@ -49,6 +54,8 @@ class BrokerSettings:
     check_address: bool = False
     """Refuse a token that comes from another address than its pod's; not where the network translates addresses."""
     limits: Limits = DEFAULT_LIMITS
+    page_account: str = ""
+    """The approval page's service account in the operator's namespace; empty: there is no page."""
 
     def url(self, namespace: str) -> str:
         """Return the URL by which pods reach it."""
@@ -85,31 +92,44 @@ class Broker:
         engine.issued_listeners.append(self._news.tell)
         self._wants = Wants(client, engine, catalog)
         self.held = Held(settings.limits)
-        self._serve(settings.limits, client, engine, check_address=settings.check_address)
+        self._serve(settings, client, engine, namespace)
 
-    def _serve(self, limits: Limits, client: KubeClient, engine: Engine, *, check_address: bool) -> None:
-        pods = LivePods(client, check_address=check_address)
-        gate = Gate(Callers(client, ClusterKeys(client), pods), pods, self._catalog)
+    def _serve(self, settings: BrokerSettings, client: KubeClient, engine: Engine, namespace: str) -> None:
+        limits, add = settings.limits, self.server.routes.add
+        pods = LivePods(client, check_address=settings.check_address)
+        callers = Callers(client, ClusterKeys(client), pods)
+        gate = Gate(callers, pods, self._catalog)
         buckets = Buckets(limits.burst, limits.rate)
         shelf = Shelf(engine, self._catalog, self._news)
         self._tokens = TokenEndpoint(gate, buckets, self.held, self._news, shelf, self._catalog, self._wants)
+        self._holders = Holders(gate, buckets, client, engine, self._catalog)
         signatures = Buckets(limits.signatures_burst, limits.signatures_rate)
         labarchives = LabArchivesEndpoint(gate, buckets, signatures, engine, self._wants)
-        identity = "/v1/namespaces/{namespace}/identities/{name}"
-        for method, path, handler in (
-            ("GET", "token", self._tokens.get),
-            ("POST", "labarchives/signature", labarchives.signature),
-            ("POST", "labarchives/user", labarchives.user),
-            ("POST", "labarchives/clock", labarchives.clock),
-            ("POST", "labarchives/refused", labarchives.refused),
-        ):
-            self.server.routes.add(method, f"{identity}/{path}", handler)
+        add("GET", f"{IDENTITY}/token", self._tokens.get)
+        add("POST", f"{IDENTITY}/held", self._holders.report)
+        add("POST", f"{IDENTITY}/labarchives/signature", labarchives.signature)
+        add("POST", f"{IDENTITY}/labarchives/user", labarchives.user)
+        add("POST", f"{IDENTITY}/labarchives/clock", labarchives.clock)
+        add("POST", f"{IDENTITY}/labarchives/refused", labarchives.refused)
+        add("GET", openapi.DOCUMENT, openapi.serve)
+        engine.approvals.viewers = ClusterViewers(client, self._catalog)
+        page = PageEndpoint(
+            callers,
+            Buckets(limits.page_burst, limits.page_rate),
+            engine.approvals,
+            namespace=namespace,
+            account=settings.page_account,
+        )
+        add("POST", openapi.PAGE, page.post)
 
     async def __aenter__(self) -> Self:
         """Begin to serve. Raises KeyferryError where the address cannot be had."""
         self._stack = AsyncExitStack()
         await self._stack.enter_async_context(self.server)
-        tasks = [asyncio.create_task(self._trust.run(), name="trust")]
+        tasks = [
+            asyncio.create_task(self._trust.run(), name="trust"),
+            asyncio.create_task(self._holders.run(), name="holders"),
+        ]
         self._stack.push_async_callback(cancelled, *tasks)
         return self
 
@@ -131,4 +151,12 @@ class Broker:
     def gone(self, key: ObjectKey) -> None:
         """Take note that an identity is gone."""
         self._wants.forget(key)
+        self._holders.forget(key)
         self._news.tell(key)
+
+    def series(self) -> Iterator[str]:
+        """Yield lines of the Prometheus text format."""
+        yield "# HELP keyferry_held_requests Requests of pods that are held until there is another token."
+        yield "# TYPE keyferry_held_requests gauge"
+        yield f"keyferry_held_requests {self.held.count}"
+        yield from self._holders.series()

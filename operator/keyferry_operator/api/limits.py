@@ -29,6 +29,9 @@ class Limits:
     signatures_burst: float = 100.0
     signatures_rate: float = 20.0
     """The same for calls of LabArchives, each of which a workload makes for itself."""
+    page_burst: float = 200.0
+    page_rate: float = 50.0
+    """The same for the approval page, which asks for many people."""
     held_per_pod: int = 32
     """Requests of a pod that are held at once: one for each of its identities, and some that are just being ended."""
     held: int = 20_000

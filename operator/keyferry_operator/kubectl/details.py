@@ -67,6 +67,8 @@ def _lines(body: Object, status: IdentityStatus, now: float) -> Iterator[tuple[s
     elif status.next_attempt_time is not None:
         yield "Next try", relative(max(status.next_attempt_time, now), now)
     yield from _people(status, now)
+    for line in _pods(told, now):
+        yield "Held by", line
     for kind in ("Ready", "Reconciling", "Stalled"):
         found = condition(body, kind)
         if found:
@@ -77,6 +79,18 @@ def _lines(body: Object, status: IdentityStatus, now: float) -> Iterator[tuple[s
     if unseen_change(body):
         yield "Note", "no operator has looked at the last change of the spec yet"
     yield "Next", next_step(status, now)
+
+
+def _pods(told: Object, now: float) -> Iterator[str]:
+    """Yield the pods that hold it, by their own word, and how old it is: those that are behind first."""
+    consumers = told.get("consumers")
+    if not isinstance(consumers, dict):
+        return
+    current = int(told.get("revision") or 0)
+    known = [(int(held.get("revision") or 0), pod, held) for pod, held in consumers.items() if isinstance(held, dict)]
+    for revision, pod, held in sorted(known, key=lambda each: each[:2]):
+        age = "the current one" if revision >= current else f"{current - revision} behind"
+        yield f"pod {pod}: revision {revision}, {age}, written {relative(seconds(held.get('time')), now)}"
 
 
 def _people(status: IdentityStatus, now: float) -> Iterator[tuple[str, str]]:
