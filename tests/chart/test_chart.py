@@ -173,6 +173,7 @@ def test_arguments(helm: Helm) -> None:
         f"--broker-host=kf-keyferry-broker-replicas.{HOME}.svc",
         "--broker-certificate=/etc/keyferry-broker",
         "--page-url=https://keyferry.example.org",
+        "--page-account=kf-keyferry-page",
         "--api-audience=https://api.example.org",
         "--service-account-tokens",
         "--touch-pods",
