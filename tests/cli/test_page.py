@@ -153,3 +153,20 @@ def _is_trusted(serving: ServingCertificate, authority: Authority) -> bool:
             except ssl.SSLWantReadError:
                 continue
     return client.version() is not None and client.getpeercert() != {}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--page-url", "https://page.example.org"], "goes with --page"),
+        (["--page", "0.0.0.0:7530"], "say with --page-url"),
+        (["--page", "0"], "say with --page-url"),
+        (["--page", "7530", "--page-url", "http://page.example.org"], "must begin with https://"),
+        (["--page", "7530", "--once"], "exclude each other"),
+        (["--page", "here:there"], "no address to listen on"),
+    ],
+)
+def test_run_says_what_a_page_lacks(inside: Inside, options: list[str], said: str) -> None:
+    code, _, err = inside("run", "resources", *options)
+    assert code == 2
+    assert said in err
