@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+import pytest_asyncio
 
+from tests.support import browser as browser_support
 from tests.support import keycloak as keycloak_server
 from tests.support import tiled as tiled_server_module
 from tests.support.servers import SharedRun
 from tests.support.tier import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from playwright.async_api import Browser
 
     from tests.support.keycloak import Keycloak, Realm
     from tests.support.tiled import Login, TiledServer
@@ -89,6 +93,14 @@ def keycloak_realm(keycloak: Keycloak) -> Realm:
 def rotating_realm(keycloak: Keycloak) -> Realm:
     """Return the realm ``rotating``: access tokens of a few seconds, refresh tokens that are good once."""
     return keycloak.realm(keycloak_server.ROTATING_REALM, keycloak_server.rotating_options())
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """Return the run's Chromium, for tests in the session's loop; without one, the tier ``browser`` cannot run."""
+    require("browser", browser_support.problem())
+    async with browser_support.running_browser() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

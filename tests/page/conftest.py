@@ -13,7 +13,6 @@ from tests.page.fake import FakeApprovals
 from tests.support import browser as browser_support
 from tests.support.asking import NO_TLS
 from tests.support.servers import free_port
-from tests.support.tier import require
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
     from tests.support.browser import Visitor
 
 HINT = "Take it from the terminal where keyferry run was started."
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    """Return the run's Chromium; the tier ``browser`` is skipped, or fails, where it cannot run."""
-    require("browser", browser_support.problem())
-    async with browser_support.running_browser() as running:
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

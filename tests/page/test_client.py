@@ -98,7 +98,9 @@ async def test_question_comes_over_unchanged(broker: tuple[Broker, BrokerApprova
 async def test_every_operation_comes_over(broker: tuple[Broker, BrokerApprovals]) -> None:
     replicas, client = broker
     far = replicas.approvals[REPLICAS[0]]
-    far.identities = overviews(1000.0)
+    one, two, three = overviews(1000.0)
+    far.identities = [two, one]
+    replicas.approvals[REPLICAS[1]].identities = [three]
     assert await client.question(LINK, BROWSER) == far.current
     assert await client.begin(LINK, BROWSER) == far.address
     assert await client.arrive("uid", None, {"state": "s", "code": "ä"}) == LINK
@@ -106,7 +108,7 @@ async def test_every_operation_comes_over(broker: tuple[Broker, BrokerApprovals]
     assert await client.confirm(LINK, BROWSER) == far.current
     assert await client.decline(LINK, BROWSER) == far.current
     assert await client.ask_again(LINK) == far.current
-    assert await client.overview(VIEWER) == far.identities
+    assert await client.overview(VIEWER) == [one, three, two]  # of all replicas, by namespace and name
     assert far.asked == [
         ("question", BROWSER),
         ("begin", BROWSER),
@@ -116,6 +118,7 @@ async def test_every_operation_comes_over(broker: tuple[Broker, BrokerApprovals]
         ("decline", BROWSER),
         ("again",),
     ]
+    assert [address for address, path, _ in replicas.seen if path.endswith("overview")] == list(REPLICAS)
     assert {path.removeprefix(PATH) for _, path, _ in replicas.seen} == set(OPERATIONS)
 
 
@@ -206,7 +209,8 @@ async def test_missing_token_is_told(broker: tuple[Broker, BrokerApprovals], tmp
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(503, "cannot be reached"), (401, "does not understand"), (200, "does not")]
+    ("status", "said"),
+    [(503, "cannot be reached"), (429, "cannot be reached"), (401, "does not understand"), (200, "does not")],
 )
 async def test_answer_of_something_else_is_told(broker: tuple[Broker, BrokerApprovals], status: int, said: str) -> None:
     replicas, client = broker

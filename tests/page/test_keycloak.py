@@ -6,9 +6,9 @@ One broker has an identity for every walk; what becomes of each is seen on the p
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
+import secrets
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from keyferry.run.control import ControlClient
+from keyferry.run.status_json import decode_status
 from tests.page.walks import CONSENT, HURRIED, LOGIN, SECRET, Houses, build, consent, log_in
 from tests.support.browser import WAIT
 from tests.support.browser import visitor as open_visitor
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from playwright.async_api import Browser
 
+    from keyferry.engine import IdentityStatus
     from tests.support.browser import Visitor
     from tests.support.keycloak import Keycloak
 
@@ -37,7 +40,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
 ]
 
-PATIENCE = 90.0
+PATIENCE = 300.0
 DEVICE, CODE = "DeviceCode", "AuthorizationCode"
 IDENTITIES: dict[str, tuple[str, str]] = {
     "device": (DEVICE, LOGIN),
@@ -70,25 +73,24 @@ class Scene:
     def is_up(self) -> bool:
         return (self.base / "state" / "control.sock").exists()
 
-    async def status(self, name: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "keyferry", "status", name, "-o", "json", "--state", str(self.base / "state")]
-        # Its exit code tells whether all is ready.
-        done = await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, text=True, check=False, timeout=PATIENCE
-        )
-        assert done.stdout, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)["items"][0]["status"]
-        return found
+    async def status(self, name: str) -> IdentityStatus:
+        """Ask the broker, as ``keyferry status`` does."""
+
+        def ask() -> list[dict[str, Any]]:
+            with ControlClient(self.base / "state", patience=PATIENCE) as client:
+                found: list[dict[str, Any]] = client.statuses()["identities"]
+                return found
+
+        return next(decode_status(each) for each in await asyncio.to_thread(ask) if each["name"] == name)
 
     async def link(self, name: str) -> str:
         """Return the address of an identity's question; while it has one, it waits for a person."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 status = await self.status(name)
-                page = status.get("approval", {}).get("page", "")
-                if page:
-                    assert {c["type"]: c["status"] for c in status["conditions"]}["Ready"] == "False"
-                    return str(page)
+                if status.prompt is not None and status.prompt.page:
+                    assert not status.ready(time.time())
+                    return status.prompt.page
                 await asyncio.sleep(0.5)
 
     async def ready(self, name: str, person: str) -> None:
@@ -96,10 +98,11 @@ class Scene:
         async with asyncio.timeout(PATIENCE):
             while True:
                 status = await self.status(name)
-                if any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", [])):
+                if status.ready(time.time()):
                     break
                 await asyncio.sleep(0.5)
-        assert status["authorizedAs"]["email"] == person
+        assert status.authorized_as is not None
+        assert status.authorized_as.email == person
         token = (self.base / "out" / "default" / name / "token").read_text()
         realm = self.houses.forwarding if name == "forwarded" else self.houses.realm
         assert self.keycloak.introspect(token, realm.name)["active"] is True
@@ -112,7 +115,12 @@ class Scene:
 async def scene(keycloak: Keycloak, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     base, port = tmp_path_factory.mktemp("page"), free_port()
     url = f"http://127.0.0.1:{port}"
-    found = Scene(await asyncio.to_thread(build, keycloak, [f"{url}/callback/*"]), keycloak, url, base)
+    found = Scene(
+        await asyncio.to_thread(build, keycloak, f"approvals-{secrets.token_hex(4)}", [f"{url}/callback/*"]),
+        keycloak,
+        url,
+        base,
+    )
     (base / "resources.yaml").write_text(yaml.safe_dump_all(_resources(found.houses)))
     options = {"--state": base / "state", "--out": base / "out", "--page": f"127.0.0.1:{port}"}
     arguments = [text for name, value in options.items() for text in (name, str(value))]
@@ -211,13 +219,6 @@ async def test_device_code_is_denied_and_asked_again(scene: Scene, visitor: Visi
     await approve(visitor, scene)
     await visitor.wait_for_heading("device-denied has its token")
     await scene.ready("device-denied", scene.houses.alice.email)
-
-
-async def test_device_code_lapses(scene: Scene, visitor: Visitor) -> None:
-    await visitor.page.goto(scene.hurried)
-    await visitor.wait_for_heading("device-lapsed got no token")
-    assert "Ask again" in await visitor.text()
-    assert not scene.has_token("device-lapsed")
 
 
 async def test_device_code_is_approved_by_the_wrong_person(scene: Scene, visitor: Visitor) -> None:
@@ -339,3 +340,11 @@ async def test_provider_may_forward_to_another(scene: Scene, visitor: Visitor) -
     await visitor.press("Confirm")
     await visitor.wait_for_heading("forwarded has its token")
     await scene.ready("forwarded", scene.houses.alice.email)
+
+
+# It goes last, for it takes its time.
+async def test_device_code_lapses(scene: Scene, visitor: Visitor) -> None:
+    await visitor.page.goto(scene.hurried)
+    await visitor.wait_for_heading("device-lapsed got no token")
+    assert "Ask again" in await visitor.text()
+    assert not scene.has_token("device-lapsed")

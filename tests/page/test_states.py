@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,7 +65,8 @@ DEVICE_ONLY = question(Stage.DEVICE, expected="", scopes=(), consumers=(), audie
 async def test_state_says_what_it_is_and_asks_nobody_else(
     state: str, approvals: FakeApprovals, visitor: Visitor, url: str
 ) -> None:
-    approvals.current, heading, said = STATES[state]
+    current, heading, said = STATES[state]
+    approvals.current = replace(current, expires_at=time.time() + 599)
     await visitor.page.goto(url + PATH)
     text = await visitor.text()
     assert await visitor.heading() == heading

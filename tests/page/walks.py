@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 
     from tests.support.keycloak import Keycloak, Realm
 
-REALM, FORWARDING = "approvals", "approvals-forwarding"
 BOB: Final = Person("bob", "bobs-secret", "bob@example.test")
 SECRET: Final = "approval-client-secret"
 LOGIN, CONSENT, HURRIED = "approval-login", "approval-consent", "approval-hurried"
 """Clients: an ordinary one, one at which people must consent, and one whose device codes live for seconds."""
-HURRY: Final = 25
+HURRY: Final = 60
 """Seconds."""
 
 
@@ -32,13 +31,13 @@ class Houses:
     bob: Person = field(default=BOB)
 
 
-def build(keycloak: Keycloak, callbacks: list[str]) -> Houses:
-    """Make the realms; logins may come back to ``callbacks``, which may end in ``*``."""
+def build(keycloak: Keycloak, name: str, callbacks: list[str]) -> Houses:
+    """Make the realms, the first of that ``name``; logins may come back to ``callbacks``, which may end in ``*``."""
     admin = keycloak.admin
-    realm, forwarding = keycloak.provision_realm(REALM), keycloak.provision_realm(FORWARDING)
+    realm, forwarding = keycloak.provision_realm(name), keycloak.provision_realm(f"{name}-forwarding")
     alice = keycloak.material.alice
     admin.put_user(
-        REALM,
+        name,
         {
             "username": BOB.name,
             "enabled": True,
@@ -50,14 +49,14 @@ def build(keycloak: Keycloak, callbacks: list[str]) -> Houses:
         },
     )
     broker = f"{forwarding.issuer()}/broker/house/endpoint"
-    for name in (REALM, FORWARDING):
-        admin.put_client(name, _client(LOGIN, callbacks))
-    admin.put_client(REALM, _client(CONSENT, callbacks, consentRequired=True))
-    admin.put_client(REALM, _client(HURRIED, callbacks, lifetime=HURRY))
-    admin.put_client(REALM, _client("house", [broker]))
+    for each in (realm, forwarding):
+        admin.put_client(each.name, _client(LOGIN, callbacks))
+    admin.put_client(name, _client(CONSENT, callbacks, consentRequired=True))
+    admin.put_client(name, _client(HURRIED, callbacks, lifetime=HURRY))
+    admin.put_client(name, _client("house", [broker]))
     # Nobody is known there but through the first.
-    admin.request("DELETE", f"{FORWARDING}/users/{forwarding.subject_of(alice)}")
-    _forward(keycloak, realm)
+    admin.request("DELETE", f"{forwarding.name}/users/{forwarding.subject_of(alice)}")
+    _forward(keycloak, realm, forwarding.name)
     return Houses(realm, forwarding, alice)
 
 
@@ -78,12 +77,12 @@ def _client(client_id: str, callbacks: list[str], *, lifetime: int | None = None
     }
 
 
-def _forward(keycloak: Keycloak, realm: Realm) -> None:
-    """Have the second realm send everybody on to the first, which browsers know by another name, without asking."""
+def _forward(keycloak: Keycloak, realm: Realm, name: str) -> None:
+    """Have the realm ``name`` send everybody on to ``realm``, which browsers know by another name, without asking."""
     elsewhere = realm.issuer().replace("127.0.0.1", "localhost")
     endpoints = f"{elsewhere}/protocol/openid-connect"
     keycloak.admin.put_identity_provider(
-        FORWARDING,
+        name,
         {
             "alias": "house",
             "providerId": "oidc",
@@ -105,11 +104,11 @@ def _forward(keycloak: Keycloak, realm: Realm) -> None:
             },
         },
     )
-    steps = keycloak.admin.request("GET", f"{FORWARDING}/authentication/flows/browser/executions")
+    steps = keycloak.admin.request("GET", f"{name}/authentication/flows/browser/executions")
     redirector = next(step for step in steps if step.get("providerId") == "identity-provider-redirector")
     keycloak.admin.request(
         "POST",
-        f"{FORWARDING}/authentication/executions/{redirector['id']}/config",
+        f"{name}/authentication/executions/{redirector['id']}/config",
         {"alias": "house", "config": {"defaultProvider": "house"}},
     )
 

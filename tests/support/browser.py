@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SCREENSHOTS: Final = "KEYFERRY_SCREENSHOTS"
 """Names a directory; where it is set, every page that a test looks at is drawn into it."""
-WAIT: Final = 60_000
+WAIT: Final = 180_000
 """Milliseconds that anything may take on a busy machine."""
 WIDTHS: Final = {"phone": (390, 844), "desktop": (1280, 800)}
 AXE_TAGS: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]

@@ -7,6 +7,7 @@ say 421, or that they know no such link, and then the next is asked. The one tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from http import HTTPStatus
@@ -24,9 +25,10 @@ from keyferry.web.page.wire import PATH, MalformedError, decode_error, decode_ov
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from keyferry.model import ObjectKey
     from keyferry.question import Overview, Question
 
 TIMEOUT: Final = aiohttp.ClientTimeout(total=60.0, connect=5.0, sock_connect=5.0)
@@ -101,13 +103,21 @@ class BrokerApprovals:
         return await self._ask_question("again", link, None)
 
     async def overview(self, viewer: SecretValue) -> list[Overview]:
-        """See ``Approvals``."""
-        answer = await self._ask("overview", {"viewer": viewer.reveal()})
-        identities = answer.get("identities") if isinstance(answer, dict) else None
-        try:
-            return [decode_overview(one) for one in identities or ()]
-        except MalformedError:
-            raise _strange() from None
+        """Put together what every replica says: each tells of the identities that it looks after."""
+        found: dict[ObjectKey, Overview] = {}
+        heard = False
+        async for answer in self._ask_each("overview", {"viewer": viewer.reveal()}):
+            heard = True
+            identities = answer.get("identities") if isinstance(answer, dict) else None
+            if not isinstance(identities, list):
+                raise _strange()
+            try:
+                found |= {one.identity: one for one in map(decode_overview, identities)}
+            except MalformedError:
+                raise _strange() from None
+        if not heard:
+            raise KeyferryError(_AWAY)
+        return [found[key] for key in sorted(found)]
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -140,6 +150,13 @@ class BrokerApprovals:
             # Whoever could not be reached may be the one that knows.
             raise KeyferryError(_AWAY)
         raise unheard
+
+    async def _ask_each(self, operation: str, body: Mapping[str, Any]) -> AsyncIterator[Any]:
+        """Yield what each replica answers; one that is away has handed its work over, or will within seconds."""
+        headers, context = await asyncio.to_thread(self._prepare)
+        for address in await self._addresses():
+            with contextlib.suppress(aiohttp.ClientConnectorError, Misdirected):
+                yield await self._send(address, operation, body, headers, context)
 
     async def _send(
         self, address: str, operation: str, body: Mapping[str, Any], headers: Mapping[str, str], context: Any
@@ -219,8 +236,9 @@ def _understood(status: int, text: bytes) -> Any:
             return data
         error = decode_error(status, data)
     except (ValueError, RecursionError, MalformedError):
-        # What stands before a broker, or one that stops, says so in words of its own.
-        raise (KeyferryError(_AWAY) if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _strange()) from None
+        # What stands before a broker, or one that stops or is busy, says so in words of its own.
+        later = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
+        raise (KeyferryError(_AWAY) if later else _strange()) from None
     raise error
 
 
