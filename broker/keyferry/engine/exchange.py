@@ -296,20 +296,17 @@ class OAuthExchanger:
         record = attempt.job.observed.record
         if record is not None and record.wrong_subject and record.refresh_ended and record.refresh_token is not None:
             known = record.login or record.token
-            await self._give_up(
-                attempt, record.refresh_token, None, known.issuer if known else "", record.refresh_ended
-            )
+            issuer = known.issuer if known is not None else ""
+            await self._give_up(attempt, record.refresh_token, None, issuer, record.refresh_ended)
 
     async def _give_up(
         self, attempt: Attempt, refresh_token: SecretValue | None, access: SecretValue | None, issuer: str, why: str
     ) -> None:
-        """Revoke somebody else's login, and go on with the session before (Conflict), or without any."""
+        """Revoke another's login, if need be when the identity goes. Raises Conflict: the session before goes on."""
         job = attempt.job
         revoked = await self._revoke(attempt, refresh_token, access, issuer)
         await fall_back(job, f"{SESSION_GOES_ON}: {why}")
-        if (
-            revoked and job.asks and job.held is not None
-        ):  # else it is tried again, at the latest when the identity goes
+        if revoked and job.asks and job.held is not None:
             job.held = await self._ports.store.replace(job.held, replace(job.held.record, refresh_token=None))
 
     async def _revoke(
