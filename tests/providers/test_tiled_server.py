@@ -12,7 +12,7 @@ from keyferry.errors import Ambiguous, Refused, RetryClass
 from keyferry.providers import tiled
 from keyferry.secret import SecretValue
 from tests.grants.drive import over_http
-from tests.support.tiled import USERS
+from tests.support.tiled import SIGNING_KEY, USERS, sign_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -143,3 +143,20 @@ def test_lapsed_tokens(start_tiled: Callable[..., TiledServer], client: httpx.Cl
     over_http(tiled.revoke_session(metadata, refresh_token, expired=True), client)
     with pytest.raises(Ambiguous):
         over_http(tiled.revoke_session(metadata, refresh_token), client)
+
+
+@pytest.mark.slow
+def test_signing_keys_are_rotated(start_tiled: Callable[..., TiledServer], client: httpx.Client) -> None:
+    server = start_tiled()
+    metadata = over_http(tiled.discover(server.url), client)
+    first = log_in(metadata, client)
+    assert first.refresh_token is not None
+    new_key = "another one of them, as long as it has to be"
+    sign_with(server, new_key, SIGNING_KEY)
+    second = over_http(tiled.refresh(metadata, first.refresh_token, time.time()), client)
+    assert second.refresh_token is not None
+    sign_with(server, new_key)
+    assert over_http(tiled.refresh(metadata, second.refresh_token, time.time()), client).publishable
+    with pytest.raises(Refused) as refused:
+        over_http(tiled.refresh(metadata, first.refresh_token, time.time()), client)
+    assert (refused.value.code, refused.value.retry) == ("session_ended", RetryClass.NEEDS_PERSON)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from keyferry.engine import Event, IdentityStatus
+    from keyferry.engine.status import Prompt
     from keyferry.run.broker import LocalBroker
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -259,6 +260,12 @@ async def until_revision(broker: LocalBroker, name: str, revision: int) -> None:
     """Wait until an identity has been issued so many tokens."""
     reached = await broker.engine.wait_for(key_of(name), lambda status: status.revision >= revision, PATIENCE)
     assert reached, f"{name} did not reach revision {revision}: {broker.engine.status(key_of(name))}"
+
+
+async def prompted(broker: LocalBroker, name: str) -> Prompt:
+    """Wait until a person is asked to approve for an identity; return what they are shown."""
+    found: Prompt = await until(lambda: broker.engine.status(key_of(name)).prompt, f"somebody is asked for {name}")
+    return found
 
 
 def published(broker: LocalBroker, name: str) -> dict[str, Any]:

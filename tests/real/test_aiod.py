@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import TYPE_CHECKING
-from urllib.parse import quote_plus
 
-import httpx
 import pytest
 
-from tests.real.engine_support import PATIENCE, Place, documented, exemplified, keyferry_command, run_keyferry, until
+from keyferry.run.broker import LocalBroker
+from tests.real.engine_support import (
+    PATIENCE,
+    Place,
+    documented,
+    exemplified,
+    keyferry_command,
+    prompted,
+    run_keyferry,
+    until,
+    until_revision,
+)
 from tests.support import aiod
 from tests.support.aiod import AiodApi
 from tests.support.tier import require
+from tests.support.visitor import Visitor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +31,6 @@ if TYPE_CHECKING:
     from tests.support.keycloak import Keycloak, Realm
 
 ISSUER, API = "https://auth.aiodp.eu/aiod-auth/realms/aiod", "https://api.aiodp.eu/"
-SEED = "{type: RefreshToken, refreshToken: {from: {secretKeyRef: {name: ada-seed, key: token}}}}"
 CALLS = """
 import sys, time
 import aiod, aiod.authentication
@@ -36,36 +45,27 @@ print(user.name)
 
 
 def place_of(realm: Realm, api: AiodApi, base: Path) -> Place:
-    """Return the examples, made to fit the realm; the person is logged in already."""
+    """Return the examples, made to fit the realm."""
     material = realm.material
     place = Place(base)
-    login = {
-        "grant_type": "password",
-        "username": material.alice.name,
-        "password": material.alice.password,
-        "scope": "openid",
-    }
-    client = (quote_plus(material.login.id), quote_plus(material.login.secret))
-    answer = httpx.post(realm.endpoint(), data=login, auth=client, timeout=PATIENCE).raise_for_status()
     replacements = {
         ISSUER: realm.issuer(),
         API: api.url,
         "my-bot": material.basic.id,
-        "{id: aiod-sdk, authentication: None}": (
-            f"{{id: {material.login.id}, secretsFrom: [{{secretKeyRef: {{name: login-app, key: secret}}}}]}}"
-        ),
-        "{type: DeviceCode}": SEED,
-        ", offline_access": "",
+        "aiod-sdk": material.public_client,
     }
     place.add_examples("aiod", replacements)
-    place.add_secrets(
-        {
-            "aiod-bot": {"client_secret": material.basic.secret},
-            "login-app": {"secret": material.login.secret},
-            "ada-seed": {"token": answer.json()["refresh_token"]},
-        }
-    )
+    place.add_secrets({"aiod-bot": {"client_secret": material.basic.secret}})
     return place
+
+
+async def approve(place: Place, realm: Realm) -> None:
+    """Have the person approve what the example asks for, as the page on AI-on-Demand says."""
+    async with LocalBroker(place.settings) as broker:
+        await broker.start()
+        prompt = await prompted(broker, "ada")
+        await asyncio.to_thread(Visitor().approve, prompt.verification_uri_complete, realm.material.alice)
+        await until_revision(broker, "ada", 1)
 
 
 def test_the_page_shows_what_is_tested() -> None:
@@ -83,7 +83,9 @@ async def test_one_process_calls_past_the_expiry_of_its_tokens(
     require("keycloak", aiod.problem())
     home = tmp_path / "home"
     with AiodApi(lambda token: keycloak.introspect(token, rotating_realm.name)) as api:
-        place = await asyncio.to_thread(place_of, rotating_realm, api, tmp_path)
+        place = place_of(rotating_realm, api, tmp_path)
+        if identity == "ada":
+            await approve(place, rotating_realm)
         options = ["--resources", place.resources, *place.options, "--home", home]
         process = await asyncio.create_subprocess_exec(
             *keyferry_command("exec", identity, *options, "--", aiod.install(), "-c", CALLS, "4"),
@@ -114,7 +116,8 @@ async def test_files_alone_serve_a_job_that_is_shorter_than_its_token(
 ) -> None:
     require("keycloak", aiod.problem())
     with AiodApi(lambda token: keycloak.introspect(token, keycloak_realm.name)) as api:
-        place = await asyncio.to_thread(place_of, keycloak_realm, api, tmp_path)
+        place = place_of(keycloak_realm, api, tmp_path)
+        place.drop("ada")
         await run_keyferry("run", place.resources, *place.options, "--once")
         process = await asyncio.create_subprocess_exec(
             aiod.install(),

@@ -18,7 +18,7 @@ import pytest
 
 from keyferry.errors import Reason, RetryClass
 from keyferry.run.broker import LocalBroker
-from tests.real.engine_support import PATIENCE, Log, Place, key_of, keyferry_command, until, until_revision
+from tests.real.engine_support import PATIENCE, Log, Place, key_of, keyferry_command, prompted, until, until_revision
 from tests.support.tier import require
 from tests.support.tiled import ARRAY, ARRAY_VALUES
 from tests.support.tiled import problem as tiled_problem
@@ -39,6 +39,7 @@ PLACEHOLDER = "https://tiled.example.org/api/v1"
 ACCESS_LIFE, KEY_LIFE = 8, 40
 ROTATIONS = 5
 NAMES = ("beamline", "beamline-key")
+ASKED = (*NAMES, "stranger")
 
 STRANGER = """
 apiVersion: keyferry.dev/v1alpha1
@@ -133,20 +134,11 @@ async def scene(
     return Scene(tiled, rotating_realm, place)
 
 
-async def prompts(broker: LocalBroker, *names: str) -> list[Prompt]:
-    """Wait until a person is asked for each of these identities."""
-
-    def of(name: str) -> Prompt | None:
-        return broker.engine.status(key_of(name)).prompt
-
-    return [await until(partial(of, name), f"somebody is asked for {name}") for name in names]
-
-
 async def test_a_person_approves_once_and_the_client_reads_on(scene: Scene, keycloak: Keycloak) -> None:
     async with scene.broker() as broker:
-        asked = await prompts(broker, *NAMES, "stranger")
+        asked = [await prompted(broker, name) for name in ASKED]
     async with scene.broker() as broker:
-        assert await prompts(broker, *NAMES, "stranger") == asked, "a prompt outlives its process"
+        assert [await prompted(broker, name) for name in ASKED] == asked, "a prompt outlives its process"
         for prompt in asked:
             await asyncio.to_thread(scene.approves, prompt)
         for name in NAMES:
@@ -188,7 +180,7 @@ async def a_key_reads_and_does_no_more(scene: Scene, key: str) -> None:
 async def what_is_deleted_is_revoked(scene: Scene, keycloak: Keycloak, broker: LocalBroker, key: str) -> None:
     """The key is gone at Tiled, and the sessions where they were begun, the wrong person's before all."""
     assert await live_sessions(scene, keycloak) == len(NAMES), "the wrong person's session has ended already"
-    scene.place.drop(*NAMES, "stranger")
+    scene.place.drop(*ASKED)
     for name in NAMES:
         await until(partial(scene.log.of, name, "revoked"), f"{name} is revoked")
     async with httpx.AsyncClient(timeout=60) as http:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
 
-from tests.support.servers import InstallError, install_once, run_installer
+from tests.support.servers import environment_with, problem_with
+from tests.support.web_thread import OwnedHandler, WebThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,26 +18,15 @@ VERSION = "0.3.1"
 
 def problem() -> str | None:
     """Say in one line why the client cannot run here, or None. Installs it if that was not done yet."""
-    try:
-        install()
-    except InstallError as error:
-        return str(error)
-    return None
+    return problem_with(install)
 
 
 def install() -> Path:
     """Return the Python of the virtual environment that the client is installed in."""
-    name = f"aiondemand-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
-    return install_once(name, _install) / "bin" / "python"
+    return environment_with("aiondemand", VERSION)
 
 
-def _install(target: Path) -> None:
-    run_installer([sys.executable, "-m", "venv", target], what="making a virtual environment for aiondemand")
-    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"aiondemand=={VERSION}"]
-    run_installer([target / "bin" / "python", *pip], what=f"installing aiondemand {VERSION} with pip")
-
-
-class AiodApi:
+class AiodApi(WebThread):
     """Answers ``authorization_test`` as the AI-on-Demand API does; ``with`` starts and ends it.
 
     ``introspect`` says of a token whether it is ``active``, and whose.
@@ -49,35 +37,17 @@ class AiodApi:
         self.accepted: list[str] = []
         """The tokens that were good, in order."""
         self.refused: list[str] = []
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.api = self
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Handler)
 
     @property
     def url(self) -> str:
         """Base URL, with the slash at the end that the client needs."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/"
+        return f"{self.address}/"
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    api: AiodApi
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
+class _Handler(OwnedHandler[AiodApi], BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        api = self.server.api
+        api = self.owner
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         found = api.introspect(token) if self.path == "/authorization_test" and token else {}
         good = found.get("active") is True
@@ -89,6 +59,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""

@@ -17,10 +17,12 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from xml.sax.saxutils import escape
+
+from tests.support.web_thread import OwnedHandler, WebThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,7 +99,7 @@ class Failure(Exception):
         self.code = code
 
 
-class LabArchives:
+class LabArchives(WebThread):
     """The emulator, in a thread of this process; ``with`` starts and ends it."""
 
     def __init__(self, access_key_id: str = "AKID-demo", access_password: str = "pwd-demo-123") -> None:
@@ -118,23 +120,12 @@ class LabArchives:
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
         self._faults: dict[str, deque[Callable[[], None]]] = {}
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.emulator = self
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Handler)
 
     @property
     def url(self) -> str:
         """Base URL of the region, without ``/api``."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self.address
 
     def now(self) -> float:
         """Return the server's time, in Unix seconds."""
@@ -328,14 +319,8 @@ _METHODS: dict[str, Callable[[LabArchives, Person, Mapping[str, str], bytes, str
 }
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    emulator: LabArchives
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(OwnedHandler[LabArchives], BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
 
     def do_GET(self) -> None:
         self._serve()
@@ -343,14 +328,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve()
 
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""
-
     def _serve(self) -> None:
         parts = urlsplit(self.path)
         body = self._body()
         call = Call(parts.path.rsplit("/", 1)[-1], dict(parse_qsl(parts.query, keep_blank_values=True)), len(body))
-        emulator = self.server.emulator
+        emulator = self.owner
         emulator.record(call)
         try:
             if not parts.path.startswith("/api/"):

@@ -72,6 +72,28 @@ def install_once(name: str, install: Callable[[Path], None]) -> Path:
     return target
 
 
+def environment_with(package: str, version: str, *, extra: str = "") -> Path:
+    """Return the Python of a virtual environment of its own that has a package from PyPI, made once."""
+
+    def install(target: Path) -> None:
+        run_installer([sys.executable, "-m", "venv", target], what=f"making a virtual environment for {package}")
+        wanted = f"{package}[{extra}]=={version}" if extra else f"{package}=={version}"
+        pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", wanted]
+        run_installer([target / "bin" / "python", *pip], what=f"installing {package} {version} with pip")
+
+    name = f"{package}-{version}-py{sys.version_info.major}.{sys.version_info.minor}"
+    return install_once(name, install) / "bin" / "python"
+
+
+def problem_with(install: Callable[[], Path]) -> str | None:
+    """Say in one line why something cannot be installed here, or None once it is."""
+    try:
+        install()
+    except InstallError as error:
+        return str(error)
+    return None
+
+
 def run_installer(argv: Sequence[str | Path], *, what: str, cwd: Path | None = None) -> None:
     """Run a program that installs something; raise InstallError with its last line of output if it fails."""
     done = subprocess.run(argv, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import os
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,12 @@ import httpx
 import yaml
 
 from tests.support.servers import (
-    InstallError,
     Lease,
     Server,
     SharedRun,
+    environment_with,
     free_port,
-    install_once,
-    run_installer,
+    problem_with,
     start_server,
 )
 
@@ -34,6 +32,7 @@ ADMIN = "admin"
 ARRAY = "numbers"  # what the catalog holds
 ARRAY_VALUES = list(range(10))
 CLIENT_TIMEOUT = 180.0
+SIGNING_KEY = "made up for the tests, and longer than 32 characters"
 
 
 @dataclass(frozen=True)
@@ -58,23 +57,12 @@ class Lifetimes:
 
 def problem() -> str | None:
     """Say in one line why Tiled cannot run here, or None. Installs it if that was not done yet."""
-    try:
-        install()
-    except InstallError as error:
-        return str(error)
-    return None
+    return problem_with(install)
 
 
 def install() -> Path:
     """Return the Python of the virtual environment that Tiled, server and client, is installed in."""
-    name = f"tiled-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
-    return install_once(name, _install) / "bin" / "python"
-
-
-def _install(target: Path) -> None:
-    run_installer([sys.executable, "-m", "venv", target], what="making a virtual environment for Tiled")
-    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"tiled[all]=={VERSION}"]
-    run_installer([target / "bin" / "python", *pip], what=f"installing Tiled {VERSION} with pip")
+    return environment_with("tiled", VERSION, extra="all")
 
 
 @dataclass
@@ -159,6 +147,16 @@ class TiledServer:
         """Start a stopped server once more, at the same address, with what it had stored."""
         self.lease = Lease(self.server.directory / "tiled.lease")
         _start(self, self.lease)
+
+
+def sign_with(tiled: TiledServer, *keys: str) -> None:
+    """Start a server of one's own again with other keys: the first signs, each of them is believed."""
+    tiled.stop()
+    configuration = tiled.server.directory / "tiled.yml"
+    settings = yaml.safe_load(configuration.read_text())
+    settings["authentication"]["secret_keys"] = list(keys)
+    configuration.write_text(yaml.safe_dump(settings))
+    tiled.start_again()
 
 
 def shared_tiled(run: SharedRun) -> TiledServer:
@@ -260,7 +258,7 @@ def _configuration(directory: Path, lifetimes: Lifetimes, extra: Login | None) -
                 for login in logins
             ],
             "tiled_admins": [{"provider": PROVIDER, "id": ADMIN}] if passwords in logins else [],
-            "secret_keys": ["made up for the tests, and longer than 32 characters"],
+            "secret_keys": [SIGNING_KEY],
             "access_token_max_age": lifetimes.access_token_max_age,
             "refresh_token_max_age": lifetimes.refresh_token_max_age,
             "session_max_age": lifetimes.session_max_age,

@@ -204,13 +204,19 @@ class TiledExchanger:
         return username.fingerprint(self._ports.store.digest_key)
 
     async def _named(self, job: Job, metadata: TiledMetadata, issued: TokenSet, *, new_session: bool) -> TokenSet:
-        """Return a refreshed token with whose it is, where that must be known and no login's answer told it."""
+        """Return a refreshed token with whose it is, where that matters and no login's answer told it."""
         record = job.held.record if job.held is not None and not new_session else None
         known = with_known_holder(issued, record).subject if record is not None else ""
-        if job.spec.expected_subject is None or known:
+        must = job.spec.expected_subject is not None
+        if known or not (must or not job.can_login):
             return issued
-        now = self._ports.clock.now()
-        principal = await drive(whoami(metadata, issued.access_token, now=now), job.channel.send)
+        try:
+            inquiry = whoami(metadata, issued.access_token, now=self._ports.clock.now())
+            principal = await drive(inquiry, job.channel.send)
+        except KeyferryError:
+            if must:
+                raise
+            return issued  # it is asked again with the next refresh
         return replace(issued, subject=principal.name_at(metadata.authenticator))
 
     async def _commit(
