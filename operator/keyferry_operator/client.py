@@ -39,6 +39,7 @@ JSON: Final = "application/json"
 DOCUMENTS: Final = "application/json, application/jwk-set+json"
 METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 """Asks for an object's metadata alone, where its content is known."""
+METADATA_LIST: Final = METADATA.replace("PartialObjectMetadata", "PartialObjectMetadataList")
 ADVICE: Final = "The chart's roles allow it; where you wrote your own, see docs/install.md"
 """What helps where a right is missing."""
 VERSION: Final = "/version"
@@ -150,15 +151,22 @@ class KubeClient:
         return bool(found["status"]["userInfo"].get("username") == user)
 
     async def pages(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
     ) -> AsyncIterator[Object]:
-        """Yield the objects of a kind, of which no more than a page is in memory."""
-        async for _, items in self.listing(kind, namespace, labels=labels, fields=fields):
+        """Yield the objects of a kind, or their metadata alone, of which no more than a page is in memory."""
+        accept = METADATA_LIST if metadata_only else JSON
+        async for _, items in self.listing(kind, namespace, labels=labels, fields=fields, accept=accept):
             for item in items:
                 yield item
 
     async def listing(
-        self, kind: Kind, namespace: str | None, *, labels: str = "", fields: str = ""
+        self, kind: Kind, namespace: str | None, *, labels: str = "", fields: str = "", accept: str = JSON
     ) -> AsyncIterator[tuple[str, list[Object]]]:
         """Yield the objects of a kind, page by page, each with the version from which a watch goes on."""
         query = {"limit": str(PAGE)}
@@ -167,7 +175,7 @@ class KubeClient:
         if fields:
             query["fieldSelector"] = fields
         while True:
-            page = await self._request("GET", kind.path(namespace), query=query)
+            page = await self._request("GET", kind.path(namespace), query=query, accept=accept)
             metadata = page.get("metadata", {})
             yield str(metadata.get("resourceVersion", "")), page.get("items", [])
             if not metadata.get("continue"):

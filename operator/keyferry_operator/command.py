@@ -197,6 +197,12 @@ def operator(
             show_default=False,
         ),
     ] = "",
+    count_pods: Annotated[
+        bool,
+        typer.Option(
+            "--count-pods/--no-count-pods", help="Count the pods that ask for a sidecar and came in without one."
+        ),
+    ] = False,
     broker_check_address: Annotated[
         bool,
         typer.Option(
@@ -250,6 +256,7 @@ def operator(
         escrow=escrow,
         page_url=page_url(page, "--page-url") if page else "",
         webhook=webhook,
+        count_pods=count_pods,
         broker=_broker(
             broker,
             BrokerSettings(

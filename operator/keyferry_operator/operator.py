@@ -91,6 +91,8 @@ class OperatorSettings:
     """Root of the ``FileEscrow``."""
     broker: BrokerSettings | None = None
     """How the broker API is served; None: not at all."""
+    count_pods: bool = False
+    """Whether pods that came in past the webhook are counted, by listing all pods now and then."""
     page_url: str = ""
     """Where people find the approval page; empty where there is none."""
     webhook: str = ""
@@ -215,6 +217,7 @@ class Operator:
                 settings.installation,
                 namespace=settings.namespace,
                 broker_url=settings.broker.url(settings.namespace),
+                counts_pods=settings.count_pods,
             )
             self.webhook.attach(self.broker)
 

@@ -22,6 +22,7 @@ from keyferry_operator.errors import ApiError
 from keyferry_operator.injection import BadReview, Injection, InjectionSettings, answer, inject
 from keyferry_operator.leases import cancelled
 from keyferry_operator.names import MANAGER
+from keyferry_operator.overlooked import Overlooked
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -64,6 +65,7 @@ class Webhook:
         *,
         namespace: str,
         broker_url: str,
+        counts_pods: bool = False,
         look: float = LOOK,
     ) -> None:
         """``name`` is the MutatingWebhookConfiguration's, ``namespace`` the operator's own.
@@ -83,6 +85,8 @@ class Webhook:
         self._kubernetes: Version | None = None
         self._bundle = ""
         self._wake = asyncio.Event()
+        self.overlooked = Overlooked(client) if counts_pods else None
+        """Counts pods that came in without a sidecar."""
         self.outcomes: Counter[str] = Counter()
         """How many pods were asked about, by outcome."""
 
@@ -98,8 +102,10 @@ class Webhook:
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
-        task = asyncio.create_task(self._run(), name="webhook")
-        self._stack.push_async_callback(cancelled, task)
+        tasks = [asyncio.create_task(self._run(), name="webhook")]
+        if self.overlooked is not None:
+            tasks.append(asyncio.create_task(self.overlooked.run(), name="overlooked"))
+        self._stack.push_async_callback(cancelled, *tasks)
         return self
 
     async def __aexit__(
@@ -128,6 +134,7 @@ class Webhook:
             "# HELP keyferry_injections_total Pods that the webhook was asked about, by outcome.",
             "# TYPE keyferry_injections_total counter",
             *(f'keyferry_injections_total{{outcome="{each}"}} {self.outcomes[each]}' for each in OUTCOMES),
+            *(self.overlooked.series() if self.overlooked is not None else ()),
         ]
 
     def _decide(self, pod: Pod, namespace: str, version: Version) -> Injection:

@@ -38,6 +38,8 @@ class Place(Enum):
     """On the release's own webhook configuration, where the whole cluster is watched."""
     EVERYBODY = auto()
     """None: it is asked with somebody else's token what that one may do (the role ``system:basic-user``)."""
+    COUNTS = auto()
+    """In the whole cluster, if ``webhook.countPods.enabled``."""
     PODS = auto()
     """Wherever identities are looked after, if ``touchPods.enabled``."""
 
@@ -73,6 +75,7 @@ CALLS: dict[Call, tuple[Place, str]] = {
     Call("operator", "get", "NAMESPACES"): (Place.ORIGIN, "get"),
     Call("operator", "get", "SECRETS"): (Place.PRIVATE, "get"),
     Call("page", "review", "SELF_ACCESS_REVIEWS"): (Place.EVERYBODY, "create"),
+    Call("overlooked", "pages", "PODS"): (Place.COUNTS, "list"),
     Call("pods", "_read", "PODS"): (Place.WATCHED, "get"),
     Call("pods", "_read", "SERVICE_ACCOUNTS"): (Place.WATCHED, "get"),
     Call("provider_status", "merge", "CLUSTER_PROVIDERS"): (Place.CLUSTER, "patch status"),

@@ -117,6 +117,15 @@ class TestRendered:
             assert flag in rendered.container["args"]
             assert flag not in helm.template().container["args"]
 
+    def test_counting_pods_is_a_right_of_its_own(self, helm: Helm) -> None:
+        values = {"webhook": {"countPods": {"enabled": True}}}
+        rendered = helm.template(values)
+        assert rules_of(rendered.one("ClusterRole", "kf-keyferry-count-pods")) == needed(Place.COUNTS)
+        assert "--count-pods" in rendered.container["args"]
+        without = helm.template(values | TEAMS)
+        assert "--count-pods" not in without.container["args"]
+        assert not [role for role in without.of("Role") if role["metadata"]["name"].endswith("count-pods")]
+
     def test_without_a_webhook_or_the_broker_there_are_no_rights_for_it(self, helm: Helm) -> None:
         def rights(values: dict[str, Any]) -> set[Right]:
             return rules_of(helm.template(values).one("ClusterRole", "kf-keyferry"))

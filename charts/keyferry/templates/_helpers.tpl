@@ -285,6 +285,12 @@ roleRef:
   {{- end }}
 {{- end }}
 
+{{- define "keyferry.rules.countPods" -}}
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
+{{- end }}
+
 {{- define "keyferry.rules.touchPods" -}}
 - apiGroups: [""]
   resources: [pods]
