@@ -72,7 +72,7 @@ class Callers:
         token = bearer(request)
         try:
             caller = await self._verify(token)
-            if caller is None or not await self._pods.is_alive(caller, request.remote):
+            if caller is None or not await self._pods.is_alive(caller, request.remote or ""):
                 raise unauthenticated()
         except KeyferryError as error:
             raise unavailable("the API server cannot be asked just now who you are", _retry_after(error)) from None

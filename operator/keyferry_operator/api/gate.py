@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, final
 
 from keyferry.model import ObjectKey
 from keyferry_operator.api.answers import not_found
+from keyferry_operator.api.callers import unauthenticated
+from keyferry_operator.errors import ApiError
 
 if TYPE_CHECKING:
     from keyferry_operator.api.callers import Caller, Callers
@@ -54,3 +56,12 @@ class Gate:
         consumers = resource.spec.consumers if resource is not None else ()
         named = any(consumer.service_account_name == caller.service_account for consumer in consumers)
         return named and key.namespace == caller.namespace and self._catalog.uid_of(key) == admitted.uid
+
+    async def check_alive(self, admitted: Admitted) -> None:
+        """Raise Denied (401) where the pod is not there any more; not to know is no reason."""
+        try:
+            alive = await self._pods.is_alive(admitted.caller)
+        except ApiError:
+            return
+        if not alive:
+            raise unauthenticated()

@@ -36,6 +36,10 @@ class Limits:
     """Requests of a pod that are held at once: one for each of its identities, and some that are just being ended."""
     held: int = 20_000
     """Requests of all pods together that are held."""
+    look: float = 15.0
+    """Seconds between looks whether the pod of a held request is still there."""
+    looks: float = 50.0
+    """Such looks per second, of all held requests together: where there are many, each has to wait."""
     returning: float = 200.0
     """Requests per second at which those that are sent away are asked to come back, all together."""
 
@@ -102,6 +106,10 @@ class Held:
             self._by_pod[uid] -= 1
             if not self._by_pod[uid]:
                 del self._by_pod[uid]
+
+    def look_again(self) -> float:
+        """Return after how many seconds it is looked whether the pod of a held request is still there."""
+        return max(self._limits.look, self.count / self._limits.looks)
 
     def comes_back(self) -> float:
         """Return after how many seconds one of all that are held is to come back, so that they do not do so at once."""

@@ -54,14 +54,14 @@ class LivePods:
     async def is_alive(self, caller: Caller, address: str | None = None) -> bool:
         """Tell whether the pod runs, is the one that the token was given to, and so is its service account.
 
-        ``address`` is where the request came from, where that is to count.
+        ``address`` is where the request came from; None: that was looked at before.
         """
         pod, account = await asyncio.gather(self._pod(caller), self._account(caller))
         if pod is None or pod.uid != caller.pod_uid or pod.service_account != caller.service_account:
             return False
         if pod.ended or (pod.ends_at is not None and time.time() > pod.ends_at):
             return False
-        if self._check_address and pod.addresses and address not in pod.addresses:
+        if self._check_address and address is not None and pod.addresses and address not in pod.addresses:
             return False
         return account == caller.service_account_uid
 

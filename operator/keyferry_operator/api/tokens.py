@@ -102,7 +102,8 @@ class TokenEndpoint:
                     response = self._try(admitted, wanted, found)
                     if response is not None:
                         return response
-                    await news.wait()
+                    if not await _comes(news, self._held.look_again()):
+                        await self._gate.check_alive(admitted)
                     news.clear()
         except TimeoutError:
             pass
@@ -171,6 +172,16 @@ class TokenEndpoint:
             asked=minimum,
             usual=own,
         )
+
+
+async def _comes(news: asyncio.Event, patience: float) -> bool:
+    """Wait for news; False when ``patience`` seconds passed first."""
+    try:
+        async with asyncio.timeout(patience):
+            await news.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _minimum(query: str) -> float:

@@ -43,7 +43,9 @@ async def site(field: Field) -> AsyncIterator[Site]:
         yield site
 
 
-async def test_a_pod_gets_its_token_and_the_next_one_by_push(field: Field, site: Site) -> None:
+async def test_a_pod_gets_its_token_and_the_next_one_by_push(
+    field: Field, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     field.apply(field.identity("nightly", consumers=CONSUMERS))
     pod = Pod.create(field, "ingest-1", inject="other, nightly")
     await field.until_ready("nightly")
@@ -73,6 +75,7 @@ async def test_a_pod_gets_its_token_and_the_next_one_by_push(field: Field, site:
     assert 0 <= second.age < 55
     assert (await site.get(bearer, etag=f'"x", {etag}')).status_code == 200
     assert (await site.get(bearer, etag="*")).status_code == 304
+    assert "keys for service-account tokens" not in caplog.text, "they are the cluster's own, and no review was needed"
 
 
 async def test_what_is_in_no_secret_comes_from_the_private_state(field: Field, site: Site) -> None:
@@ -121,6 +124,22 @@ async def test_losing_the_right_ends_a_held_request(field: Field, site: Site) ->
     field.cluster.api.delete(identity)
     assert problem(await held["daily"], 404, "NotFound") == no_more
     assert problem(await site.get(bearer, "never-there"), 404, "NotFound") == no_more
+
+
+async def test_a_pod_that_goes_ends_what_is_held_for_it(field: Field) -> None:
+    prepare(field, field.identity("nightly", consumers=CONSUMERS))
+    async with serving(field, limited(look=0.5)) as site:
+        pod = Pod.create(field, "ingest-1")
+        bearer = pod.token()
+        await field.until_ready("nightly")
+        etag = (await site.get(bearer)).headers["ETag"]
+        held = asyncio.create_task(site.get(bearer, etag=etag, wait=55))
+        await site.until_held()
+        pod.delete()
+        answered = await held
+        if answered.status_code == 304:  # the machine is slow
+            answered = await site.get(bearer, etag=etag, wait=55)
+        problem(answered, 401, "Unauthenticated")
 
 
 async def test_a_token_that_is_too_short_is_renewed_and_one_that_never_will_be_long_enough_is_told(
