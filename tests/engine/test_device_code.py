@@ -341,6 +341,8 @@ async def test_a_lost_poll_is_made_again(person: World) -> None:
         ]
         await until(lambda: all(faults.used(number) for number in lost))
         assert person.status("person").prompt is not None
+        reasons = {event.reason for event in person.told.events} | {told.reason for told in person.told.statuses}
+        assert Reason.REFRESH_IN_DOUBT not in reasons, "there is no refresh token yet that could be in doubt"
         decide(person)
         await person.fresh("person")
     assert len(codes(person)) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from keyferry.approval import Approval
 from keyferry.engine.asking import UNANSWERED, came_to_nothing, nobody_sees
-from keyferry.errors import ApprovalPending, Conflict, ExchangeError, ResourceError, RetryClass
+from keyferry.errors import ApprovalPending, Conflict, ExchangeError, Reason, ResourceError, RetryClass
 from keyferry.grants.rfc8628_device_code import Decision, authorize, decision, next_interval, poll
 from keyferry.io.http import drive
 
@@ -142,7 +142,7 @@ class DeviceFlow:
                 return self._pending(job, approval)
             case Decision.UNKNOWN if error.retry in _ASKED_AGAIN:
                 # RFC 8628 3.5: an unanswered poll is made again, later; only the person's answer uses the code up.
-                error.retry = RetryClass.TRANSIENT
+                error.retry, error.reason = RetryClass.TRANSIENT, Reason.RETRYING
                 error.retry_after = max(error.retry_after or 0.0, next_interval(approval.interval, error))
             case _:
                 if error.retry is RetryClass.NEEDS_PERSON:
