@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keyferry.engine.shards import Shards
-from keyferry.errors import Reason
+from keyferry.errors import Misdirected, NoSuchQuestion, Reason, Refused
+from keyferry.question import Stage
+from keyferry.secret import SecretValue
+from tests.engine.test_questions import PAGE
 from tests.engine.world import REFRESH, SECRET, exchange_of, key, until
 from tests.support.faults import Fault, FaultKind
 from tests.support.fleet import Replica, Shared, identity, provider
@@ -38,7 +41,9 @@ class Pair:
         self.world, self.shared = world, Shared()
         self.shared.secrets["bot", "secret"] = SECRET.encode()
         self.shared.secrets["seed", "token"] = world.issuer.seed_refresh_token("bot", "ada").encode()
-        self.a, self.b = (Replica(self.shared, clock, name, shards=COUNT, renew_interval=0.0) for name in "ab")
+        self.a, self.b = (
+            Replica(self.shared, clock, name, shards=COUNT, renew_interval=0.0, page_url=PAGE) for name in "ab"
+        )
         for replica in (self.a, self.b):
             for shard, name in enumerate(("left", "right")):
                 replica.engine.declare_provider(provider(name, world.issuer.issuer, uid=uid_in(shard)))
@@ -296,3 +301,27 @@ async def test_a_look_in_between_does_not_put_off_the_writing_of_files(pair: Pai
     pair.shared.publisher.away = False
     await pair.published("1")
     assert len(pair.world.requests()) == 1
+
+
+async def test_a_question_is_answered_by_the_replica_that_asks_it(pair: Pair) -> None:
+    """The others say that it may be somebody else's; only who looks after everybody knows that there is none."""
+    approvals = pair.a.engine.approvals, pair.b.engine.approvals
+    pair.declare(identity("one", "left", uid="1", grant={"type": "DeviceCode"}))
+    await pair.begin()
+    async with pair.a.running(), pair.b.running():
+        await until(lambda: pair.a.engine.status(key("one")).prompt is not None)
+        prompt = pair.a.engine.status(key("one")).prompt
+        assert prompt is not None
+        link = SecretValue(prompt.page.rpartition("/")[2])
+        assert (await approvals[0].question(link, None)).stage is Stage.DEVICE
+        with pytest.raises(Misdirected):
+            await approvals[1].question(link, None)
+        with pytest.raises(Misdirected):
+            await approvals[1].arrive("uid", None, {"state": "somebody's"})
+        await pair.pass_on()
+        await until(lambda: pair.b.engine.status(key("one")).prompt is not None)
+        assert (await approvals[1].question(link, None)).stage is Stage.DEVICE
+        with pytest.raises(NoSuchQuestion):
+            await approvals[1].question(SecretValue("guess"), None)
+        with pytest.raises(Refused):
+            await approvals[1].arrive("uid", None, {"state": "somebody's"})

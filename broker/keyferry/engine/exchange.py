@@ -6,14 +6,13 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from keyferry.client_auth import NoAuthentication
 from keyferry.engine.asking import SESSION_GOES_ON, ask_or_go_on, wants_person
 from keyferry.engine.attempt import Attempts
 from keyferry.engine.clients import asserts_afresh, presents_fresh_token
 from keyferry.engine.device import DeviceFlow, OAuthDevice
 from keyferry.engine.job import Outcome, check_binding, needs_seed, note_scope
 from keyferry.engine.login import LoginFlow
-from keyferry.engine.oauth_login import OAuthLogin
+from keyferry.engine.oauth_login import OAuthLogin, blank_inputs
 from keyferry.engine.seeds import fall_back, reserve_seed, set_aside, with_seed
 from keyferry.errors import (
     AnswerError,
@@ -25,7 +24,6 @@ from keyferry.errors import (
     RetryClass,
 )
 from keyferry.grants import GRANTS
-from keyferry.grants.inputs import GrantInputs
 from keyferry.grants.rfc6749_refresh_token import refresh
 from keyferry.io.http import drive
 from keyferry.ledger import Spend
@@ -40,9 +38,10 @@ if TYPE_CHECKING:
     from keyferry.engine.job import Job
     from keyferry.engine.links import Links
     from keyferry.engine.ports import Ports
+    from keyferry.grants.inputs import GrantInputs
     from keyferry.ledger import Ledger
     from keyferry.model import Exchange, TokenSet
-    from keyferry.record import Binding, Record, Versioned
+    from keyferry.record import Record, Versioned
     from keyferry.secret import SecretValue
     from keyferry.spec.provider import OAuthProvider
 
@@ -96,7 +95,7 @@ class OAuthExchanger:
         binding = approval.login.binding if approval is not None and approval.login is not None else None
         if binding is None:
             return None
-        inputs = self._blank(job, binding, job.provider.resource.spec.oauth)
+        inputs = blank_inputs(job, binding, job.provider.resource.spec.oauth)
         return await self._login.recover(job, OAuthLogin(job, inputs, binding))
 
     async def recover(self, job: Job, oauth: OAuthProvider) -> Versioned | None:
@@ -105,7 +104,7 @@ class OAuthExchanger:
         if held is None or held.record.claim is None or held.record.binding is None:
             return None
         bound = held.record.binding
-        inputs = self._blank(job, bound, oauth)
+        inputs = blank_inputs(job, bound, oauth)
         token = held.record.refresh_token
         if token is None:
             return None
@@ -121,20 +120,6 @@ class OAuthExchanger:
             raise _for_person(job, error) from None
         outcome.check()
         return committed
-
-    def _blank(self, job: Job, bound: Binding, oauth: OAuthProvider | None) -> GrantInputs:
-        """Return the inputs of a request that is not sent: its answer is here already."""
-        if oauth is None:
-            raise ResourceError(f"{job.provider.name} is no OAuth provider")
-        return GrantInputs(
-            token_endpoint="",
-            issuer=bound.issuer if oauth.issuer else "",
-            client=NoAuthentication(bound.client_id),
-            started_at=0.0,
-            scopes=job.spec.scopes,
-            assumed_lifetime=oauth.lifetime.assumed,
-            maximum_lifetime=oauth.lifetime.maximum,
-        )
 
     async def by_attempt(self, attempt: Attempt) -> Versioned:
         """Return the record with the new token committed, had in the way that the plan picks. Raises KeyferryErrors."""

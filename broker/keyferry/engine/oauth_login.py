@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from keyferry.client_auth import NoAuthentication
 from keyferry.engine.job import Job  # noqa: TC001 - of a dataclass
 from keyferry.errors import ResourceError
 from keyferry.grants.claims import unverified_claims
-from keyferry.grants.inputs import GrantInputs  # noqa: TC001
+from keyferry.grants.inputs import GrantInputs
 from keyferry.grants.rfc6749_authorization_code import (
     authorization_parameters,
     authorization_url,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from keyferry.grants.rfc6749_authorization_code import LoginSecrets
     from keyferry.model import Exchange, TokenSet
     from keyferry.record import Record
+    from keyferry.spec.provider import OAuthProvider
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +89,18 @@ class OAuthLogin:
         if isinstance(nonce, str) and SecretValue(nonce) == login.nonce:
             return ""
         return "the provider's answer is of another login than the one that was begun here, so nothing of it is used"
+
+
+def blank_inputs(job: Job, bound: Binding, oauth: OAuthProvider | None) -> GrantInputs:
+    """Return the inputs of a request that is not sent: its answer is here already. Raises ResourceError."""
+    if oauth is None:
+        raise ResourceError(f"{job.provider.name} is no OAuth provider")
+    return GrantInputs(
+        token_endpoint="",
+        issuer=bound.issuer if oauth.issuer else "",
+        client=NoAuthentication(bound.client_id),
+        started_at=0.0,
+        scopes=job.spec.scopes,
+        assumed_lifetime=oauth.lifetime.assumed,
+        maximum_lifetime=oauth.lifetime.maximum,
+    )
