@@ -83,6 +83,16 @@ def unavailable(detail: str, retry_after: float, reason: str = ProblemReason.UNA
     return Denied(HTTPStatus.SERVICE_UNAVAILABLE, reason, detail, retry_after=retry_after)
 
 
+def unexpected() -> Denied:
+    """Return the refusal that a defect of ours ends with."""
+    return Denied(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        ProblemReason.UNAVAILABLE,
+        "something went wrong here; the operator's log says more",
+        retry_after=10.0,
+    )
+
+
 async def read_json(request: web.BaseRequest, longest: int = LONGEST_BODY) -> Any:
     """Return the JSON body of a request. Raises Denied where it is none, or longer than ``longest`` bytes."""
     body = await read_body(request, longest)

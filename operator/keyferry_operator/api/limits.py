@@ -84,6 +84,7 @@ class Held:
         self._limits = limits
         self._by_pod: dict[str, int] = {}
         self.count = 0
+        self._sent_away = 0
 
     @contextmanager
     def holding(self, uid: str) -> Iterator[None]:
@@ -111,6 +112,13 @@ class Held:
         """Return after how many seconds it is looked whether the pod of a held request is still there."""
         return max(self._limits.look, self.count / self._limits.looks)
 
+    def send_away(self) -> None:
+        """Take note that all that are held now will be sent away."""
+        self._sent_away = self.count
+
     def comes_back(self) -> float:
         """Return after how many seconds one of all that are held is to come back, so that they do not do so at once."""
-        return 1.0 + random.uniform(0.0, max(2.0, self.count / self._limits.returning))  # noqa: S311
+        count = max(
+            self.count, self._sent_away
+        )  # it falls while they go, and the last are to wait as long as the first
+        return 1.0 + random.uniform(0.0, max(2.0, count / self._limits.returning))  # noqa: S311

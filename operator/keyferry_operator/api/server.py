@@ -11,7 +11,7 @@ from keyferry.errors import KeyferryError
 from keyferry.io.tls import use_small_buffers
 from keyferry.web.serving import Server, base_url, listen, port_of
 from keyferry.wire import ProblemReason
-from keyferry_operator.api.answers import Denied, unavailable
+from keyferry_operator.api.answers import Denied, unavailable, unexpected
 from keyferry_operator.api.routes import Routes
 
 if TYPE_CHECKING:
@@ -122,6 +122,9 @@ class ApiServer:
         except KeyferryError as error:
             log.warning("a request could not be answered: %s", error)
             response = unavailable("the broker cannot answer just now; ask again", START_PAUSE).response()
+        except Exception as error:  # noqa: BLE001 - a defect of ours; what it says may hold anything
+            log.error("a request could not be answered: unexpected %s", type(error).__name__)  # noqa: TRY400
+            response = unexpected().response()
         if self._draining:
             response.force_close()
         return response

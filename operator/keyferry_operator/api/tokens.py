@@ -88,6 +88,7 @@ class TokenEndpoint:
     def drain(self) -> None:
         """Hold nothing any more, and let those go that are held."""
         self._draining = True
+        self._held.send_away()
         self._news.wake_all()
 
     async def _hold(self, admitted: Admitted, wanted: Request, news: asyncio.Event) -> web.StreamResponse:

@@ -61,6 +61,10 @@ async def echo(asked: Asked) -> web.StreamResponse:
     return answer({"path": dict(asked.path), "body": await read_json(asked.request)})
 
 
+async def broken(asked: Asked) -> web.StreamResponse:
+    raise ZeroDivisionError(f"canary {asked.query}")
+
+
 async def here(asked: Asked) -> web.StreamResponse:
     return answer({"here": True, "query": asked.query})
 
@@ -70,6 +74,7 @@ async def server(mounted: Mounted) -> AsyncIterator[ApiServer]:
     server = ApiServer(Certificates(DirectorySource(mounted.directory), look=0.05), "127.0.0.1", 0)
     server.routes.add("GET", "/v1/here", here)
     server.routes.add("POST", "/v1/namespaces/{namespace}/echo", echo)
+    server.routes.add("GET", "/v1/broken", broken)
     async with server:
         yield server
 
@@ -188,6 +193,18 @@ async def test_what_is_served_is_answered(server: ApiServer, mounted: Mounted) -
         assert (await client.get("/v1/here?a=%20b")).json()["query"] == "a=%20b"
         server.drain()
         assert (await client.get("/v1/here")).headers["Connection"] == "close"
+
+
+async def test_a_defect_is_told_without_what_it_says(
+    server: ApiServer, mounted: Mounted, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with httpx.AsyncClient(verify=mounted.client(), base_url=server.url) as client:
+        answered = await client.get("/v1/broken?secret")
+        assert (answered.status_code, answered.json()["reason"]) == (500, "Unavailable")
+        assert (await client.get("/v1/here")).status_code == 200
+    assert "ZeroDivisionError" in caplog.text
+    for word in ("canary", "secret"):
+        assert word not in answered.text + caplog.text
 
 
 async def test_no_http_is_no_http(server: ApiServer, mounted: Mounted) -> None:
