@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tests.support.kube_node import Node
 
 REPOSITORY = Path(__file__).parents[2]
-INSTALLING = REPOSITORY / "docs" / "install.md"
 GROUP = "keyferry.dev/v1alpha1"
 HOME, TEAM = "keyferry", "batch"
 TOKEN = "/var/run/keyferry/token"
@@ -34,11 +33,10 @@ LONG = 300.0
 """Seconds; the kubelet alone may take a minute and a half until it looks at a Secret again."""
 
 
-def commands(heading: str) -> list[list[str]]:
-    """Return the commands below a heading of the page on installing, block by block."""
-    (section,) = re.findall(
-        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", INSTALLING.read_text(), re.MULTILINE | re.DOTALL
-    )
+def commands(heading: str, page: str = "install.md") -> list[list[str]]:
+    """Return the commands below a heading of a page of the documentation, block by block."""
+    text = (REPOSITORY / "docs" / page).read_text()
+    (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     blocks = re.findall(r"^```console\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     return [[line.split("  #")[0].strip() for line in _joined(block)] for block in blocks]
 
@@ -66,13 +64,18 @@ class Person:
         for name in ("charts", "examples"):
             shutil.copytree(REPOSITORY / name, directory / name)
         for path in (directory / "examples").rglob("*.yaml"):
-            path.write_text(person.filled_in(path.read_text()))
+            text = person.filled_in(path.read_text())
+            # Pods share the machine's network here, so each has a port of its own.
+            path.write_text(
+                re.sub(r"( +)(keyferry\.dev/inject: .*\n)", rf'\1\2\1keyferry.dev/port: "{free_port()}"\n', text)
+            )
         host, port = person.metrics.split(":")
         values: dict[str, Any] = {
             # A Keycloak without TLS, on the loopback.
             "providers": {"allowedHosts": [{"host": "127.0.0.1", "plainHTTP": True}]},
             "metrics": {"host": host, "port": int(port)},
             "broker": {"host": host, "port": free_port()},
+            "sidecar": {"hostNetwork": True},
             "updateStrategy": {"type": "Recreate"},  # two pods cannot have the one port
         }
         (directory / "node.yaml").write_text(yaml.safe_dump(values))

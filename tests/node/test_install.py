@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.node.person import GROUP, HOME, LONG, TEAM, Person, commands
-from tests.support.keycloak_realm import RealmOptions
+from tests.node.person import GROUP, HOME, LONG, TEAM, commands
 from tests.support.kube_api import eventually
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.support.keycloak import Keycloak
-    from tests.support.kube_node import Node
+    from tests.node.person import Person
 
 pytestmark = [pytest.mark.node, pytest.mark.keycloak, pytest.mark.slow]
 
@@ -31,13 +27,7 @@ TOUCH = (
 )
 
 
-# However slow the machine, no token is renewed but where the test wants it.
-UNHURRIED = RealmOptions(access_token_lifespan=7200, session_idle=21_600)
-
-
-@pytest.mark.usefixtures("keyferry_image")
-def test_from_install_to_uninstall(node: Node, keycloak: Keycloak, tmp_path: Path) -> None:
-    person = Person.sit_down(node, keycloak, keycloak.provision_realm("node", UNHURRIED), tmp_path)
+def test_from_install_to_uninstall(person: Person) -> None:
     person.types(*INSTALL)
     first = declare_and_read(person)
     take_over_a_session(person)

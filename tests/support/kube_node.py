@@ -1,7 +1,9 @@
 """A whole node for tests: scheduler, controllers, kubelet and containerd, with real pods, on a cluster of its own.
 
 Pods share the machine's network, because everything here listens on the loopback: an admission policy of the test
-cluster asks it for them and tells them where the API server is, so that charts and Pods need no change for it.
+cluster asks it for them and tells them where the API server is, so that charts and Pods need no change for it. Another
+has Services, whose addresses nothing routes here, lead to the loopback: for the API server, which calls webhooks there;
+to pods the names of ``SERVICES`` say the same.
 The kubelet, containerd and every container live in a PID and a mount namespace of their own: they end, and their mounts
 vanish, with its first process, which a guardian ends with the test run (see ``node_init.py``).
 """
@@ -48,6 +50,8 @@ START_TIMEOUT = 180.0
 POD_TIMEOUT = 180.0
 ADMISSION = "admissionregistration.k8s.io/v1"
 POLICY = "keyferry-test-node"
+# What the chart's tests install: its Services lead to the loopback, at the ports of its pods.
+SERVICES = ("keyferry-broker.keyferry.svc", "keyferry-broker-replicas.keyferry.svc")
 
 
 def problem() -> str | None:
@@ -104,6 +108,11 @@ class Node:
         run_installer([*ctr, "images", "import", archive], what="loading an image into containerd")
 
     # Pods
+
+    def kill(self, container: str) -> None:
+        """End a container's first process, by the container's id, with SIGKILL."""
+        ctr: list[str | Path] = ["ctr", "--address", _socket(self.control), "--namespace=k8s.io"]
+        run_installer([*ctr, "tasks", "kill", "--signal=SIGKILL", container], what="killing a container")
 
     def pod(self, namespace: str, name: str, *command: str, image: str = BASE, **spec: Any) -> Document:
         """Describe a pod with one container, ``main``; ``container`` adds to it, the rest of ``spec`` to the pod."""
@@ -313,28 +322,47 @@ def _admission(port: int) -> list[Document]:
         )
         return f"{field}: object.spec.{field}.map(c, {kind}{{name: c.name, env: [{', '.join(entries)}]}})"
 
+    names = ", ".join(f'"{name}"' for name in SERVICES)
+    alias = f'Object.spec.hostAliases{{ip: "127.0.0.1", hostnames: [{names}]}}'
+    additions = {"/spec/hostAliases": "[]", "/spec/hostAliases/-": alias}  # a list with an object has the server panic
+    steps = (f'JSONPatch{{op: "add", path: "{path}", value: {value}}}' for path, value in additions.items())
+    named = f"[{', '.join(steps)}]"
     plain = f"Object{{spec: Object.spec{{hostNetwork: true, {containers('containers')}}}}}"
     initial = f"Object{{spec: Object.spec{{{containers('initContainers')}}}}}"
     expressions = [plain, f"has(object.spec.initContainers) ? {initial} : Object{{}}"]
-    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    outside = 'Object{spec: Object.spec{type: "ExternalName", externalName: "127.0.0.1"}}'
+    routed = {"name": "has-an-address", "expression": "!has(object.spec.clusterIP) && request.namespace != 'default'"}
+    applied = [_applied(expression) for expression in expressions]
+    aliased = {"patchType": "JSONPatch", "jsonPatch": {"expression": named}}
+    return [
+        *_policy(POLICY, "pods", [*applied, aliased]),
+        *_policy(f"{POLICY}-services", "services", [_applied(outside)], routed),
+    ]
+
+
+def _applied(expression: str) -> Document:
+    return {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}
+
+
+def _policy(name: str, resources: str, mutations: list[Document], *conditions: dict[str, str]) -> list[Document]:
+    """Describe a policy that changes every new object of a kind for which the conditions hold, and its binding."""
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resources]}
     policy = {
         "apiVersion": ADMISSION,
         "kind": "MutatingAdmissionPolicy",
-        "metadata": {"name": POLICY},
+        "metadata": {"name": name},
         "spec": {
             "matchConstraints": {"resourceRules": [rule]},
+            "matchConditions": list(conditions),
             "failurePolicy": "Fail",
             "reinvocationPolicy": "Never",
-            "mutations": [
-                {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}
-                for expression in expressions
-            ],
+            "mutations": mutations,
         },
     }
     binding = {
         "apiVersion": ADMISSION,
         "kind": "MutatingAdmissionPolicyBinding",
-        "metadata": {"name": POLICY},
-        "spec": {"policyName": POLICY},
+        "metadata": {"name": name},
+        "spec": {"policyName": name},
     }
     return [policy, binding]

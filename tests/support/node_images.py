@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support import aiod, tiled
 from tests.support.servers import InstallError, exclusive, install_once, run_installer
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
 RECIPE = "3"  # raise it when what is in the base, or its store, changes
 # What every build begins with. It sleeps, so that it also serves as the node's sandbox ("pause") image.
 BASE = "localhost/keyferry-test-base:1"
+# The three clients, beside each other.
+CLIENTS = "localhost/keyferry-test-clients:1"
+CLIENT_PACKAGES = (
+    f"tiled[array,compression,minimal-client]=={tiled.VERSION}",
+    f"aiondemand=={aiod.VERSION}",
+    "labapi==1.2.0",
+)
 COMMAND = ["sleep", "infinity"]
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The authorities that the machine trusts, so that a build can install packages from where the machine may.
@@ -33,6 +41,28 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 def base() -> Path:
     """Return the archive of the base image; making it takes about a minute. Raises InstallError."""
     return _installed() / "base.tar"
+
+
+def clients() -> Path:
+    """Return the archive of ``CLIENTS``: the unmodified clients of the three systems. Raises InstallError.
+
+    They are installed from PyPI, once.
+    """
+    name = "-".join(["node-clients", RECIPE, *(package.partition("==")[2] for package in CLIENT_PACKAGES)])
+    return install_once(name, _make_clients) / "clients.tar"
+
+
+def _make_clients(target: Path) -> None:
+    packages = " ".join(f"'{package}'" for package in CLIENT_PACKAGES)
+    (target / "Dockerfile").write_text(
+        "ARG BASE\n"
+        "FROM ${BASE}\n"
+        "ARG PIP_INDEX_URL\n"
+        f"RUN python3 -m venv /opt/clients && /opt/clients/bin/pip install --quiet --no-cache-dir {packages}\n"
+        f"ENV PATH=/opt/clients/bin:{SEARCH_PATH}\n"
+    )
+    given = {name: os.environ[name] for name in ("PIP_INDEX_URL",) if name in os.environ}
+    build(CLIENTS, target, target / "clients.tar", arguments=given)
 
 
 def build(
