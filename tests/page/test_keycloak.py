@@ -7,29 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
-import yaml
 
-from keyferry.run.control import ControlClient
-from keyferry.run.status_json import decode_status
+from tests.page.running import GROUP, RunningBroker
 from tests.page.walks import CONSENT, HURRIED, LOGIN, SECRET, Houses, build, consent, log_in
 from tests.support.browser import WAIT
 from tests.support.browser import visitor as open_visitor
-from tests.support.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from playwright.async_api import Browser
 
-    from keyferry.engine import IdentityStatus
     from tests.support.browser import Visitor
     from tests.support.keycloak import Keycloak
 
@@ -40,7 +33,6 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
 ]
 
-PATIENCE = 300.0
 DEVICE, CODE = "DeviceCode", "AuthorizationCode"
 IDENTITIES: dict[str, tuple[str, str]] = {
     "device": (DEVICE, LOGIN),
@@ -65,94 +57,35 @@ class Scene:
 
     houses: Houses
     keycloak: Keycloak
-    url: str
-    base: Path
+    broker: RunningBroker
     hurried: str = ""
-    """Address of the question that lapses within seconds."""
-
-    def is_up(self) -> bool:
-        return (self.base / "state" / "control.sock").exists()
-
-    async def status(self, name: str) -> IdentityStatus:
-        """Ask the broker, as ``keyferry status`` does."""
-
-        def ask() -> list[dict[str, Any]]:
-            with ControlClient(self.base / "state", patience=PATIENCE) as client:
-                found: list[dict[str, Any]] = client.statuses()["identities"]
-                return found
-
-        return next(decode_status(each) for each in await asyncio.to_thread(ask) if each["name"] == name)
+    """Address of the question that lapses within a minute."""
 
     async def link(self, name: str) -> str:
-        """Return the address of an identity's question; while it has one, it waits for a person."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                status = await self.status(name)
-                if status.prompt is not None and status.prompt.page:
-                    assert not status.ready(time.time())
-                    return status.prompt.page
-                await asyncio.sleep(0.5)
+        """Return the address of a question."""
+        return await self.broker.link(name)
 
     async def ready(self, name: str, person: str) -> None:
         """Wait until the identity is ready, by approval of ``person``, with a token that Keycloak calls live."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                status = await self.status(name)
-                if status.ready(time.time()):
-                    break
-                await asyncio.sleep(0.5)
-        assert status.authorized_as is not None
-        assert status.authorized_as.email == person
-        token = (self.base / "out" / "default" / name / "token").read_text()
+        account = (await self.broker.ready(name)).authorized_as
+        assert account is not None
+        assert account.email == person
         realm = self.houses.forwarding if name == "forwarded" else self.houses.realm
-        assert self.keycloak.introspect(token, realm.name)["active"] is True
-
-    def has_token(self, name: str) -> bool:
-        return (self.base / "out" / "default" / name / "token").exists()
+        assert self.keycloak.introspect(self.broker.token(name), realm.name)["active"] is True
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def scene(keycloak: Keycloak, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
-    base, port = tmp_path_factory.mktemp("page"), free_port()
-    url = f"http://127.0.0.1:{port}"
-    found = Scene(
-        await asyncio.to_thread(build, keycloak, f"approvals-{secrets.token_hex(4)}", [f"{url}/callback/*"]),
-        keycloak,
-        url,
-        base,
-    )
-    (base / "resources.yaml").write_text(yaml.safe_dump_all(_resources(found.houses)))
-    options = {"--state": base / "state", "--out": base / "out", "--page": f"127.0.0.1:{port}"}
-    arguments = [text for name, value in options.items() for text in (name, str(value))]
-    arguments += ["--allow-host", "127.0.0.1", "--allow-host", "localhost"]
-    with (base / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "keyferry", "run", str(base / "resources.yaml"), *arguments, stdout=log, stderr=log
-        )
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while not found.is_up():  # another process gets ready
-                    assert process.returncode is None
-                    await asyncio.sleep(0.1)
-            found.hurried = await found.link("device-lapsed")
-            yield found
-            process.terminate()
-            await asyncio.wait_for(process.wait(), PATIENCE)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    _check_log((base / "log").read_text())
-
-
-def _check_log(log: str) -> None:
-    """No address of a question, no code and no token is in what a broker says."""
-    assert "/approve/" not in log
-    assert SECRET not in log
+    broker = RunningBroker.prepare(tmp_path_factory.mktemp("page"))
+    # A name of its own, for several workers may each set one up.
+    name = f"approvals-{secrets.token_hex(4)}"
+    houses = await asyncio.to_thread(build, keycloak, name, [f"{broker.url}/callback/*"])
+    async with broker.running(_resources(houses)):
+        yield Scene(houses, keycloak, broker, await broker.link("device-lapsed"))
+    assert SECRET not in broker.log()
 
 
 def _resources(houses: Houses) -> list[dict[str, Any]]:
-    group = {"apiVersion": "keyferry.dev/v1alpha1"}
     documents: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "client"}, "stringData": {"secret": SECRET}}
     ]
@@ -165,12 +98,12 @@ def _resources(houses: Houses) -> list[dict[str, Any]]:
         secret = {"secretKeyRef": {"name": "client", "key": "secret"}}
         known = {"id": client, "authentication": "ClientSecretBasic", "secretsFrom": [secret]}
         spec = {"type": "OAuth", "oauth": {"issuer": realm.issuer(), "client": known}}
-        documents.append({**group, "kind": "TokenProvider", "metadata": {"name": name}, "spec": spec})
+        documents.append({**GROUP, "kind": "TokenProvider", "metadata": {"name": name}, "spec": spec})
     for name, (grant, provider) in IDENTITIES.items():
         spec = {"providerRef": {"name": provider}, "grant": {"type": grant}, "scopes": ["openid", "email", "profile"]}
         if name in FOR_ALICE:
             spec["expectedSubject"] = {"email": houses.alice.email}
-        documents.append({**group, "kind": "ServiceIdentity", "metadata": {"name": name}, "spec": spec})
+        documents.append({**GROUP, "kind": "ServiceIdentity", "metadata": {"name": name}, "spec": spec})
     return documents
 
 
@@ -212,7 +145,7 @@ async def test_device_code_is_denied_and_asked_again(scene: Scene, visitor: Visi
     await approve(visitor, scene, yes=False)
     await visitor.wait_for_heading("device-denied got no token")
     await visitor.draw("keycloak-device-denied")
-    assert not scene.has_token("device-denied")
+    assert not scene.broker.token("device-denied")
     await visitor.press("Ask again")
     await visitor.wait_for_heading("Approve device-denied")
     assert await visitor.page.locator(".code").inner_text() != before
@@ -227,7 +160,7 @@ async def test_device_code_is_approved_by_the_wrong_person(scene: Scene, visitor
     await visitor.wait_for_heading("device-wrong got no token")
     assert scene.houses.alice.email in await visitor.text()
     await visitor.draw("keycloak-device-wrong")
-    assert not scene.has_token("device-wrong")
+    assert not scene.broker.token("device-wrong")
 
 
 # --- logins -----------------------------------------------------------------------------------------------------------
@@ -245,23 +178,23 @@ async def come_back(visitor: Visitor, scene: Scene, name: str, *, bob: bool = Fa
 async def test_login_is_confirmed_and_its_callback_is_good_once(scene: Scene, visitor: Visitor) -> None:
     callback = await come_back(visitor, scene, "login")
     await visitor.draw("keycloak-returned")
-    assert not scene.has_token("login")
+    assert not scene.broker.token("login")
     await visitor.press("Continue")
     await visitor.wait_for_heading("Is this the right account?")
     text = await visitor.text()
     assert [said for said in (scene.houses.alice.email, "Alice Tester", "login", "files in") if said not in text] == []
     await visitor.draw("keycloak-confirm")
-    assert not scene.has_token("login")
+    assert not scene.broker.token("login")
     await visitor.press("Confirm")
     await visitor.wait_for_heading("login has its token")
     await visitor.draw("keycloak-done")
     await scene.ready("login", scene.houses.alice.email)
-    token = (scene.base / "out" / "default" / "login" / "token").read_text()
+    token = scene.broker.token("login")
     await visitor.page.goto(callback)
     await visitor.press("Continue")
     await visitor.wait_for_heading("This was refused")
     await visitor.draw("keycloak-replayed")
-    assert (scene.base / "out" / "default" / "login" / "token").read_text() == token
+    assert scene.broker.token("login") == token
 
 
 async def test_login_is_thrown_away(scene: Scene, visitor: Visitor) -> None:
@@ -269,7 +202,7 @@ async def test_login_is_thrown_away(scene: Scene, visitor: Visitor) -> None:
     await visitor.press("Continue")
     await visitor.press("No, throw the login away")
     await visitor.wait_for_heading("declined got no token")
-    assert not scene.has_token("declined")
+    assert not scene.broker.token("declined")
 
 
 async def test_login_is_denied_at_the_provider(scene: Scene, visitor: Visitor) -> None:
@@ -281,7 +214,7 @@ async def test_login_is_denied_at_the_provider(scene: Scene, visitor: Visitor) -
     await visitor.press("Continue")
     await visitor.wait_for_heading("denied got no token")
     await visitor.draw("keycloak-denied")
-    assert not scene.has_token("denied")
+    assert not scene.broker.token("denied")
 
 
 async def test_login_of_the_wrong_person_is_thrown_away(scene: Scene, visitor: Visitor) -> None:
@@ -290,7 +223,7 @@ async def test_login_of_the_wrong_person_is_thrown_away(scene: Scene, visitor: V
     await visitor.wait_for_heading("wrong got no token")
     assert scene.houses.alice.email in await visitor.text()
     await visitor.draw("keycloak-wrong")
-    assert not scene.has_token("wrong")
+    assert not scene.broker.token("wrong")
 
 
 async def test_login_cannot_be_finished_in_another_browser(scene: Scene, visitor: Visitor, browser: Browser) -> None:
@@ -347,4 +280,4 @@ async def test_device_code_lapses(scene: Scene, visitor: Visitor) -> None:
     await visitor.page.goto(scene.hurried)
     await visitor.wait_for_heading("device-lapsed got no token")
     assert "Ask again" in await visitor.text()
-    assert not scene.has_token("device-lapsed")
+    assert not scene.broker.token("device-lapsed")
