@@ -117,6 +117,8 @@ GOOD = {
         ("--broker", "http://broker.example.org", "does not begin with https://"),
         ("--listen", "nowhere", "no address to listen on"),
         ("--tls-key", "page.key", "go together"),
+        ("--broker", "", "--broker is needed"),
+        ("--log-level", "loud", "invalid choice"),
     ],
 )
 def test_wrong_options_are_told(inside: Inside, option: str, value: str, said: str) -> None:

@@ -17,6 +17,10 @@ def main() -> int:
         from keyferry.sidecar.command import main as sidecar  # noqa: PLC0415 - what others need is too much for a pod
 
         return sidecar(arguments[1:])
+    if arguments[:1] == ["page"]:
+        from keyferry.web.page.command import main as page  # noqa: PLC0415 - it has no use for the engine
+
+        return page(arguments[1:])
     from keyferry.cli.app import run_app  # noqa: PLC0415 - everything else may take its time
 
     return run_app(arguments)
