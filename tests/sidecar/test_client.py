@@ -162,6 +162,12 @@ async def test_what_it_says_of_itself(broker: FakeBroker, pod: PodPlace) -> None
     assert broker.reports == [("nightly", {"revision": 1, "written_at": 5.0, "delay_seconds": 0.25})]
 
 
+async def test_half_a_character_is_no_text(broker: FakeBroker, pod: PodPlace) -> None:
+    broker.publish("nightly", files={"token": "half \ud83d"})
+    with pytest.raises(BrokerAwayError, match="no text"):
+        await pod.client().token("nightly")
+
+
 @pytest.mark.parametrize("url", ["http://broker", "https://", "https://broker/path", "broker:443"])
 def test_only_tls_will_do(pod: PodPlace, url: str) -> None:
     with pytest.raises(ValueError, match="https://"):

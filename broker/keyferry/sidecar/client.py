@@ -247,9 +247,15 @@ class BrokerClient:
 
 def _decoded(answer: Answer) -> TokenAnswer:
     try:
-        return TokenAnswer.from_json(_parsed(answer.body))
+        token = TokenAnswer.from_json(_parsed(answer.body))
+        for file in token.files:
+            file.content.reveal().encode()
     except Malformed as error:
         raise BrokerAwayError(f"the broker's answer cannot be understood: {error}") from None
+    except UnicodeEncodeError:
+        # JSON can say half a character (RFC 8259 8.2), which no file can hold.
+        raise BrokerAwayError("the broker's answer cannot be understood: a file is no text") from None
+    return token
 
 
 def _parsed(body: bytes) -> object:
