@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from keyferry.sidecar.client import BrokerRefusedError
+from keyferry.wire import HeldReport
 from tests.sidecar.pod import PATIENCE
 
 if TYPE_CHECKING:
@@ -52,9 +54,11 @@ async def ask_everything(pod: PodPlace, renew: Callable[[], Awaitable[object]], 
     assert second.token.revision == first.token.revision + 1
     assert second.token.age is not None
     assert second.etag != first.etag
+    await client.report("nightly", HeldReport(second.token.revision, time.time(), 0.5))
 
     assert await refusal(client.token("nightly", minimum=86400.0)) == (409, "LifetimeTooShort")
     assert await refusal(client.token("never-there")) == (404, "NotFound")
+    assert await refusal(client.report("never-there", HeldReport(1, time.time()))) == (404, "NotFound")
     for what in ("user", "clock", "refused"):
         assert await refusal(client.labarchives("nightly", what)) == (404, "NotOffered")
     assert await refusal(client.labarchives("nightly", "signature", {"method": "add_entry"})) == (404, "NotOffered")
