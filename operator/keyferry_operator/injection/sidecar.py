@@ -30,11 +30,12 @@ BROKER_DIRECTORY: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 already, it mounts none."""
 FILES_LIMIT: Final = "16Mi"
 READABLE: Final = 0o444
-PROBE_SECONDS: Final = 1
-"""Between looks whether the gate is open."""
+GATE_SECONDS: Final = 50
+"""For which one probe waits until the gate is open: to start one every second would cost far more."""
 READY_SECONDS: Final = 30
 """Between looks whether a token has expired since."""
 PROBE_TIMEOUT: Final = 10
+"""Seconds that a probe may take beyond what it waits."""
 PATIENCE: Final = 2**31 - 1
 """Probes until the kubelet would restart a sidecar that waits: one that waits for a person does well to wait."""
 
@@ -54,7 +55,7 @@ def volumes(settings: InjectionSettings) -> list[Json]:
 
 def container(pod: Pod, namespace: str, wishes: Wishes, clients: Sequence[Client], settings: InjectionSettings) -> Json:
     """Return the sidecar of a pod; ``clients`` are those that it serves."""
-    probe = {"exec": {"command": ["keyferry", "sidecar", "--check", "--dir", ROOT]}, "timeoutSeconds": PROBE_TIMEOUT}
+    check = ["keyferry", "sidecar", "--check", "--dir", ROOT]
     made: Json = {
         "name": SIDECAR,
         "image": settings.image,
@@ -63,9 +64,19 @@ def container(pod: Pod, namespace: str, wishes: Wishes, clients: Sequence[Client
         "env": [{"name": "KEYFERRY_LOG_LEVEL", "value": settings.log_level}],
         "restartPolicy": "Always",
         # What starts after it starts when this was well once: the gate.
-        "startupProbe": {**probe, "periodSeconds": PROBE_SECONDS, "failureThreshold": PATIENCE},
+        "startupProbe": {
+            "exec": {"command": [*check, "--wait", str(GATE_SECONDS)]},
+            "periodSeconds": 1,
+            "timeoutSeconds": GATE_SECONDS + PROBE_TIMEOUT,
+            "failureThreshold": PATIENCE,
+        },
         # A pod whose token has expired gets no requests; nothing is killed for it.
-        "readinessProbe": {**probe, "periodSeconds": READY_SECONDS, "failureThreshold": 1},
+        "readinessProbe": {
+            "exec": {"command": check},
+            "periodSeconds": READY_SECONDS,
+            "timeoutSeconds": PROBE_TIMEOUT,
+            "failureThreshold": 1,
+        },
         "securityContext": _security(pod, settings),
         "volumeMounts": [
             {"name": FILES_VOLUME, "mountPath": ROOT},

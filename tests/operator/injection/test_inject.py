@@ -57,14 +57,16 @@ class TestSidecar:
             "nightly",
             "other",
         ]
-        assert sidecar["startupProbe"]["exec"]["command"] == [
+        assert sidecar["readinessProbe"]["exec"]["command"] == [
             "keyferry",
             "sidecar",
             "--check",
             "--dir",
             "/var/run/keyferry",
         ]
-        assert sidecar["readinessProbe"]["exec"] == sidecar["startupProbe"]["exec"]
+        gate, ready = (sidecar[f"{name}Probe"] for name in ("startup", "readiness"))
+        assert gate["exec"]["command"] == [*ready["exec"]["command"], "--wait", "50"]
+        assert gate["timeoutSeconds"] == 60
         assert "livenessProbe" not in sidecar, "files stay good without it, so nothing is won by killing it"
         assert mounts(body, "keyferry") == {
             "/var/run/keyferry": {"name": "keyferry-files", "mountPath": "/var/run/keyferry"},
