@@ -20,7 +20,8 @@ def main(arguments: list[str]) -> int:
         return check(arguments)
     _end_when_told()
     from keyferry.errors import KeyferryError  # noqa: PLC0415 - see above
-    from keyferry.sidecar.settings import UsageError, parse  # noqa: PLC0415
+    from keyferry.sidecar.settings import parse  # noqa: PLC0415
+    from keyferry.web.arguments import UsageError  # noqa: PLC0415
 
     try:
         settings = parse(arguments)

@@ -6,13 +6,14 @@ import argparse
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from keyferry.spec.durations import parse_duration
+from keyferry.web.arguments import Parser, UsageError
 from keyferry.wire import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 PORT: Final = 7531
 CLIENTS: Final = ("bearer", "tiled", "aiod", "labarchives")
@@ -20,10 +21,6 @@ ENDPOINT_CLIENTS: Final = frozenset({"aiod", "labarchives"})
 """Clients that ask a loopback endpoint."""
 _NAME: Final = re.compile(r"[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?")
 _LONGEST_PORT: Final = 65535
-
-
-class UsageError(ValueError):
-    """The command line is wrong; the message says what is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +46,12 @@ class SidecarSettings:
         return bool(self.clients & ENDPOINT_CLIENTS)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-class _Formatter(argparse.HelpFormatter):
-    def add_usage(
-        self,
-        usage: str | None,
-        actions: Iterable[argparse.Action],
-        groups: Iterable[Any],
-        prefix: str | None = None,
-    ) -> None:
-        super().add_usage(usage, actions, groups, prefix or "Usage: ")  # as the other commands write it
-
-
 def parser() -> argparse.ArgumentParser:
     """Return what reads the command line."""
-    made = _Parser(
+    made = Parser(
         prog="keyferry sidecar",
         description="Keep the token files and loopback endpoints of one pod fresh, from the broker API.",
         epilog="`keyferry sidecar --check [--dir DIR]` is the probe: 0 while the containers may run.",
-        allow_abbrev=False,
-        formatter_class=_Formatter,
     )
     made.add_argument("names", nargs="+", metavar="NAME", help="ServiceIdentities of the pod's namespace")
     made.add_argument("--broker", required=True, metavar="URL", help="the broker API: https://HOST[:PORT]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import KeyferryError
+from keyferry.web.arguments import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     with _ending_when_told():
         try:
             asyncio.run(serve(parse(arguments)))
-        except (argparse.ArgumentError, ValueError) as error:
+        except ValueError as error:
             sys.stderr.write(f"keyferry page: {error}. Try `keyferry page --help`.\n")
             return INVALID
         except SystemExit as leaving:
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> PageSettings:
-    """Read the command line, and begin to log. Raises ValueError and ArgumentError, with a sentence for people."""
+    """Read the command line, and begin to log. Raises ValueError with a sentence for people."""
     from keyferry.web.page.site import check_url  # noqa: PLC0415 - after the help, which may be all that is wanted
     from keyferry.web.serving import parse_address  # noqa: PLC0415
 
@@ -78,12 +78,9 @@ def parse(arguments: list[str]) -> PageSettings:
     return PageSettings(host, port, check_url(given.page_url), given.broker, given.token, given.ca, pair)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="keyferry page",
-        description="Serve the page on which people approve and log in, in a cluster.",
-        exit_on_error=False,
-        allow_abbrev=False,
+def _parser() -> Parser:
+    parser = Parser(
+        prog="keyferry page", description="Serve the page on which people approve and log in, in a cluster."
     )
     add, environment = parser.add_argument, os.environ
     add("--listen", metavar="ADDR", default="127.0.0.1:8080", help="[HOST:]PORT to serve on. Default: %(default)s")
