@@ -49,8 +49,8 @@ pytestmark = [pytest.mark.node, pytest.mark.keycloak, pytest.mark.tiled, pytest.
 DECLARE = commands("A first identity")[0]
 CONSUME, RUN, LOOK = commands("From nothing to a running job", "sidecar.md")
 RENEWALS = 200
-# The broker lets a pod ask twice a second; each of these is renewed every six.
-FAST = {pod: tuple(f"{pod}-{number}" for number in range(7)) for pod in ("left", "right")}
+# The broker lets a pod ask twice a second; each of these asks and reports every six seconds.
+FAST = {pod: tuple(f"{pod}-{number}" for number in range(4)) for pod in ("left", "right", "upper", "lower")}
 SLOW = tuple(f"slow-{number}" for number in range(4))
 FAST_LIFE, UNHURRIED, AIOD_LIFE, TILED_LIFE = 12.0, 7200.0, 20, 12
 HEAD = "| from the issuer's answer to the file | renewals | p50 | p99 | slowest |\n|---|---|---|---|---|"
