@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 # pytest finds fixtures by their names in a conftest.
+import secrets
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,7 +32,8 @@ def person(
     """Return somebody who is about to install the chart; one at a time, for it is in the whole cluster."""
     assert keyferry_image
     with exclusive(shared_run.directory / "installation.lock"):
-        yield Person.sit_down(node, keycloak, keycloak.provision_realm("node", UNHURRIED), tmp_path)
+        realm = keycloak.provision_realm(f"node-{secrets.token_hex(4)}", UNHURRIED)
+        yield Person.sit_down(node, keycloak, realm, tmp_path)
 
 
 @pytest.fixture
