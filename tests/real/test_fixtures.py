@@ -271,9 +271,9 @@ class TestTokenExchange:
 @pytest.mark.keycloak
 def test_a_test_can_have_a_realm_of_its_own(keycloak: Keycloak, worker_id: str) -> None:
     realm = keycloak.provision_realm(f"own-{worker_id}", RealmOptions(access_token_lifespan=30))
-    assert log_in(realm)["expires_in"] == 30
+    assert 28 <= log_in(realm)["expires_in"] <= 30  # a slow server counts from its own beginning
     keycloak.admin.update_realm(realm.name, accessTokenLifespan=40)
-    assert log_in(realm)["expires_in"] == 40
+    assert 38 <= log_in(realm)["expires_in"] <= 40
     keycloak.admin.put_client(realm.name, {"clientId": realm.material.login.id, "secret": "rotated"})
     form = {"grant_type": "password", "username": "alice", "password": "secret"}
     assert post(realm.endpoint(), form, realm.material.login).status_code == 401
