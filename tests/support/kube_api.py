@@ -24,6 +24,7 @@ APPLY, MERGE, JSON_PATCH = (
     "application/json-patch+json",
 )
 FIELD_MANAGER = "keyferry-tests"
+BUSY_PAUSES = (1.0, 1.0, 2.0, 4.0, 8.0)
 REQUEST_TIMEOUT = 120.0
 WAIT_TIMEOUT = 240.0
 WAIT_STEP = 0.1
@@ -82,17 +83,27 @@ class Api:
         content_type: str = "application/json",
     ) -> Any:
         """Send a request and return the decoded JSON, or the text where it is none. Raises ApiError."""
-        answer = self._client.request(
+        answer = self._send(method, path, body, params, content_type)
+        for pause in BUSY_PAUSES:
+            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                break
+            time.sleep(pause)  # nothing was done; one that has just started says so while its caches fill
+            answer = self._send(method, path, body, params, content_type)
+        if answer.is_error:
+            raise ApiError(f"{method} {path}", answer)
+        is_json = answer.headers.get("Content-Type", "").startswith("application/json")
+        return answer.json() if is_json else answer.text
+
+    def _send(
+        self, method: str, path: str, body: Any, params: Mapping[str, str] | None, content_type: str
+    ) -> httpx.Response:
+        return self._client.request(
             method,
             path,
             content=None if body is None else json.dumps(body),
             params=params,
             headers={"Content-Type": content_type} if body is not None else None,
         )
-        if answer.is_error:
-            raise ApiError(f"{method} {path}", answer)
-        is_json = answer.headers.get("Content-Type", "").startswith("application/json")
-        return answer.json() if is_json else answer.text
 
     def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> Document:
         """Return one object. Raises ApiError, with code 404 where there is none."""
