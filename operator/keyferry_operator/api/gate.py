@@ -32,11 +32,10 @@ class Admitted:
 class Gate:
     """Judges requests. What is not there and what is not for the caller is refused alike, after the same look."""
 
-    def __init__(self, callers: Callers, pods: LivePods, catalog: Catalog, *buckets: Buckets) -> None:
+    def __init__(self, callers: Callers, pods: LivePods, catalog: Catalog) -> None:
         self._callers = callers
         self._pods = pods
         self._catalog = catalog
-        self._buckets = buckets
 
     async def admit(self, asked: Asked, buckets: Buckets) -> Admitted:
         """Return who asks for which identity. Raises Denied: 401, 404, 429, or 503 where it cannot be told."""
