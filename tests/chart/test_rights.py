@@ -22,6 +22,7 @@ SOURCES = Path(keyferry_operator.__file__).parent
 EVERYTHING: dict[str, Any] = {"serviceAccountTokens": {"enabled": True}, "touchPods": {"enabled": True}}
 TEAMS: dict[str, Any] = {"watch": {"namespaces": ["team-a", "team-b"]}}
 CONTROLLER = "servicebinding.io/controller"
+OF_ALL = {"ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration"}
 DANGEROUS = {"kf-keyferry-service-account-tokens": Place.TOKENS, "kf-keyferry-touch-pods": Place.PODS}
 
 
@@ -236,6 +237,7 @@ class TestTried:
                 assert {right for right in wanted if self.may(cluster, home, right, name=named(right))} == wanted
                 assert not self.may(cluster, home, Right("", "configmaps", "patch"), team, "kube-root-ca.crt")
                 webhook = needed(Place.WEBHOOK)
+                cluster.api.apply(rendered.one("MutatingWebhookConfiguration"), manager="chart")
                 assert {right for right in webhook if self.may(cluster, home, right, name="kf-keyferry")} == webhook
                 assert not [right for right in webhook if self.may(cluster, home, right, name="other")]
                 assert not self.may(cluster, home, Right("", "namespaces", "get"), team, team)
@@ -246,7 +248,7 @@ class TestTried:
     def test_every_document_is_valid(self, cluster: Cluster, helm: Helm, namespace: str) -> None:
         rendered = helm.template({"networkPolicy": {"enabled": True}, "dashboard": {"enabled": True}}, home=namespace)
         for document in rendered:
-            if document["kind"] in {"ClusterRole", "ClusterRoleBinding"}:
+            if document["kind"] in OF_ALL:
                 continue  # of the whole cluster, which other tests share
             applied = cluster.api.apply(document, manager="chart")
             assert applied["metadata"]["name"] == document["metadata"]["name"]

@@ -143,7 +143,7 @@ async def test_where_there_are_none_it_is_said(server: ApiServer, client: KubeCl
         {"aud": []},
         {"iss": "https://another.example.org"},
         {"exp": int(time.time()) - 60},
-        {"nbf": int(time.time()) + 600},
+        {"nbf": int(time.time()) + 86400},
         {"exp": None},
         {"sub": None},
     ],
