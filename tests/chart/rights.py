@@ -112,10 +112,16 @@ LOCAL = {"Change", "_where"}
 SUBRESOURCES = {"token", "status"}
 
 
-def needed(place: Place) -> set[Right]:
-    """Return the rights that the operator needs in ``place``."""
+# Modules that ask for something only once the broker serves, or a pod asks it.
+BROKER = {"callers", "certificates", "holders", "pods", "trust", "wants"}
+
+
+def needed(place: Place, *, broker: bool = True) -> set[Right]:
+    """Return the rights that the operator needs in ``place``, with or without its broker."""
     watched = {right for kind, where in KOPF.items() if where is place for right in _rights(kind, "list watch")}
-    return watched.union(*(_rights(call.kind, verbs) for call, (where, verbs) in CALLS.items() if where is place))
+    calls = {call: verbs for call, (where, verbs) in CALLS.items() if where is place}
+    used = {call: verbs for call, verbs in calls.items() if broker or call.module not in BROKER}
+    return watched.union(*(_rights(call.kind, verbs) for call, verbs in used.items()))
 
 
 def _rights(kind: str, verbs: str) -> Iterator[Right]:
