@@ -6,16 +6,15 @@ sent twice, whatever became of the first time, and by no other identity.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from keyferry.demo.clients import Grant
-from tests.crash.cases import KILLED, LOST, ON_THE_WIRE, Case, Part, Terms, play, play_kills
+from tests.crash.cases import LOST, ON_THE_WIRE, Case, Terms, play, play_kills
 from tests.crash.files import stage
+from tests.crash.notebooks import EMAIL, STEPS, NotebookPart, one_for_each_step
 from tests.crash.scene import Identity, Kind, unique
-from tests.support.labarchives import LabArchives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,13 +23,11 @@ if TYPE_CHECKING:
     from keyferry.demo.device_codes import DeviceCode
     from tests.crash.files import FileStage
     from tests.crash.zygote import Zygote
+    from tests.support.labarchives import LabArchives
 
 pytestmark = pytest.mark.crash
 
-EMAIL = "ada@example.org"
-PATIENCE = 120.0
 DEVICE_STEPS = ("ask", "answered", "escrowed", "commit", "committed", "publish", "published", *ON_THE_WIRE)
-CODE_STEPS = ("claim", "claimed", "spend", "answered", "escrowed", "commit", "committed", *ON_THE_WIRE)
 NEVER_LEFT = {"claim"}
 """Where nothing was announced yet, so that the code is still good."""
 KEPT = {"escrowed", "commit", "committed"}
@@ -71,50 +68,18 @@ async def test_what_a_person_approved_is_redeemed_once_and_not_lost_after_it_arr
         await play_kills([DeviceCase(scenes, step, 1, Terms(Kind.DEVICE)) for step in DEVICE_STEPS], go_on)
 
 
-class CodeCase(Part):
+class CodeCase(NotebookPart):
     """A one-hour code lies in the Secret, and the broker dies on the way to the login; each has a server of its own."""
 
     def __init__(self, stage: FileStage, step: str, lab: LabArchives) -> None:
-        self._stage = stage
-        self.lab = lab
-        self.step = step
-        super().__init__(stage, step, Terms(Kind.LABARCHIVES, lab=lab))
+        super().__init__(stage, step, Terms(Kind.LABARCHIVES, lab=lab), lab)
         self.code = self.give(self.identity, lab.code_for(EMAIL))
-        self._there = threading.Event()
-        self._go_on = threading.Event()
 
     def give(self, identity: Identity, code: str) -> str:
         """Put a code into an identity's Secret."""
         self.scene.give(identity, "email", EMAIL)
         self.scene.give(identity, "code", code)
         return code
-
-    @property
-    def sent(self) -> list[str]:
-        """Every code that was sent to be redeemed, in order."""
-        return [call.parameters["password"] for call in self.lab.called("user_access_info")]
-
-    async def die(self) -> None:
-        """Run a broker until it dies."""
-        if self.step not in ON_THE_WIRE:
-            self.scene.start(step=self.step)
-        else:
-            if self.step == "spent":
-                self.lab.after_redemption = self._hold
-            else:
-                self.lab.before_answer("user_access_info", self._hold)
-            self.scene.start()
-            await self.scene.until("the code is on its way", self._there.is_set)
-            self.scene.brokers[-1].kill()
-            self.lab.after_redemption = None
-            if self.step == "arrived":
-                self.lab.person(EMAIL).codes.clear()  # what is held goes nowhere
-            self._go_on.set()
-        assert await self.scene.brokers[-1].ended(PATIENCE) == KILLED
-
-    def _hold(self) -> None:
-        self._there.set()
-        self._go_on.wait(PATIENCE)
 
     async def go_on(self) -> None:
         """Start the next broker, with another identity that was given the same code."""
@@ -145,12 +110,8 @@ class CodeCase(Part):
 
 @pytest.fixture
 def labs() -> Iterator[list[LabArchives]]:
-    servers = [LabArchives() for _ in CODE_STEPS]
-    for server in servers:
-        server.__enter__()
-    yield servers
-    for server in servers:
-        server.__exit__()
+    with one_for_each_step() as servers:
+        yield servers
 
 
 async def test_a_one_hour_code_is_sent_once_and_by_one_identity(
@@ -161,4 +122,4 @@ async def test_a_one_hour_code_is_sent_once_and_by_one_identity(
         await case.go_on()
 
     async with stage(tmp_path, zygote) as scenes:
-        await play([CodeCase(scenes, step, lab) for step, lab in zip(CODE_STEPS, labs, strict=True)], act)
+        await play([CodeCase(scenes, step, lab) for step, lab in zip(STEPS, labs, strict=True)], act)

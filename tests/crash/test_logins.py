@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
@@ -13,11 +12,11 @@ import pytest
 from keyferry.demo.clients import Grant
 from keyferry.demo.refresh_tokens import RefreshPolicy, Rotation
 from keyferry.demo.wire import FormRequest
-from tests.crash.cases import KILLED, LOST, ON_THE_WIRE, Case, Part, Terms, play
+from tests.crash.cases import LOST, Case, Part, Terms, play
 from tests.crash.files import FileScene, stage
+from tests.crash.notebooks import EMAIL, STEPS, NotebookPart, one_for_each_step
 from tests.crash.scene import APPROVAL, PAGE, Kind
 from tests.crash.visitor import AGAIN, welcome
-from tests.support.labarchives import LabArchives
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -26,14 +25,12 @@ if TYPE_CHECKING:
     from keyferry.demo.authorization_codes import AuthorizationCode
     from tests.crash.cases import Stage
     from tests.crash.zygote import Zygote
+    from tests.support.labarchives import LabArchives
 
 pytestmark = pytest.mark.crash
 
-EMAIL = "ada@example.org"
-PATIENCE = 120.0
 TIMEOUT = 5
 """Seconds after which a request is given up: a code whose answer takes longer is lost, on a slow machine as well."""
-STEPS = ("claim", "claimed", "spend", "answered", "escrowed", "commit", "committed", *ON_THE_WIRE)
 KEPT = {"claim", "escrowed", "commit", "committed", "publish", "published"}
 """Where the code was not sent yet, or what it brought is in the escrow or was taken in."""
 
@@ -104,47 +101,16 @@ async def test_a_login_is_redeemed_once_and_confirmed_after_any_kill(tmp_path: P
         await play([LoginCase(scenes, step) for step in steps], act)
 
 
-class NotebookCase(Part):
+class NotebookCase(NotebookPart):
     """The same at LabArchives; each case has a server of its own."""
 
     def __init__(self, stage: Stage, step: str, lab: LabArchives) -> None:
-        super().__init__(stage, step, Terms(Kind.LABARCHIVES_LOGIN, lab=lab, timeout=TIMEOUT))
-        self.lab = lab
-        self.step = step
+        super().__init__(stage, step, Terms(Kind.LABARCHIVES_LOGIN, lab=lab, timeout=TIMEOUT), lab)
         self.base = with_page(self).base
-        self._there = threading.Event()
-        self._go_on = threading.Event()
 
     def log_in(self, address: str) -> str:
         """Log in at LabArchives."""
         return self.lab.callback_of(address, EMAIL)
-
-    @property
-    def sent(self) -> list[str]:
-        """Every code that was sent to be redeemed, in order."""
-        return [call.parameters["password"] for call in self.lab.called("user_access_info")]
-
-    async def die(self) -> None:
-        """Run a broker until it dies."""
-        if self.step not in ON_THE_WIRE:
-            self.scene.start(step=self.step)
-        else:
-            if self.step == "spent":
-                self.lab.after_redemption = self._hold
-            else:
-                self.lab.before_answer("user_access_info", self._hold)
-            self.scene.start()
-            await self.scene.until("the code is on its way", self._there.is_set)
-            self.scene.brokers[-1].kill()
-            self.lab.after_redemption = None
-            if self.step == "arrived":
-                self.lab.person(EMAIL).codes.clear()  # what is held goes nowhere
-            self._go_on.set()
-        assert await self.scene.brokers[-1].ended(PATIENCE) == KILLED
-
-    def _hold(self) -> None:
-        self._there.set()
-        self._go_on.wait(PATIENCE)
 
 
 def _ended(part: Part) -> bool:
@@ -153,12 +119,8 @@ def _ended(part: Part) -> bool:
 
 @pytest.fixture
 def labs() -> Iterator[list[LabArchives]]:
-    servers = [LabArchives() for _ in STEPS]
-    for server in servers:
-        server.__enter__()
-    yield servers
-    for server in servers:
-        server.__exit__()
+    with one_for_each_step() as servers:
+        yield servers
 
 
 async def test_a_login_at_labarchives_is_redeemed_once_and_confirmed_after_any_kill(
