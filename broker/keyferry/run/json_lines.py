@@ -37,7 +37,7 @@ class LineWriter:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lines: queue.Queue[str | None] = queue.Queue(WAITING_LINES)
-        self._dropped = 0
+        self._dropped = 0  # counted by those who write, and never set back: the thread remembers what it has told
         self._thread = threading.Thread(target=self._work, name="keyferry-lines", daemon=True)
         self._thread.start()
 
@@ -57,10 +57,13 @@ class LineWriter:
         self._thread.join(LAST_WORDS)
 
     def _work(self) -> None:
+        told = 0
         while (line := self._lines.get()) is not None:
-            dropped, self._dropped = self._dropped, 0
-            if dropped:
-                line = f"{_line(Level.WARNING, 'lines_dropped', message=f'{dropped} lines had no reader')}\n{line}"
+            dropped = self._dropped
+            if dropped > told:
+                message = f"{dropped - told} lines had no reader"
+                line = f"{_line(Level.WARNING, 'lines_dropped', message=message)}\n{line}"
+                told = dropped
             data = f"{line}\n".encode("utf-8", "backslashreplace")
             with contextlib.suppress(OSError):  # the reader is gone
                 while data:
