@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from tests.support.keycloak import Keycloak, Realm
     from tests.support.tiled import Login, TiledServer
 
+pytest_plugins = ["tests.support.retries"]
+
 SHARED_RUN = pytest.StashKey[SharedRun]()
 RUN_DIRECTORY = "keyferry_run_directory"
 
@@ -32,25 +33,10 @@ hypothesis.settings.register_profile("keyferry", deadline=None, suppress_health_
 hypothesis.settings.load_profile("keyferry")
 
 
-class _AtOnce:
-    """Tells a failure when it happens, where nobody watches: a run that is cut short has said then what it knew."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write the whole of it; the summary at the end repeats it."""
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if report.failed and reporter is not None:
-            reporter.write_line(f"\n{report.nodeid} failed ({report.when}):\n{report.longreprtext}\n", red=True)
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Begin the run in the process that a person started; join it in a worker of pytest-xdist."""
     worker = getattr(config, "workerinput", None)
     config.stash[SHARED_RUN] = SharedRun.create() if worker is None else SharedRun(Path(worker[RUN_DIRECTORY]))
-    if worker is None and os.environ.get("CI"):
-        config.pluginmanager.register(_AtOnce(config))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -23,7 +23,7 @@ from tests.support.tier import require
 if TYPE_CHECKING:
     from tests.support.kube_node import Node
 
-pytestmark = [pytest.mark.node, pytest.mark.slow]
+pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PRINT_VERSION = """
 import json, os, ssl, urllib.request

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.crash.zygote import Zygote
 
-pytestmark = [pytest.mark.crash, pytest.mark.slow]
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 KILLS = 300
 LIVES = (2.0, 3.0, 4.0)

@@ -17,7 +17,7 @@ from tests.support.kube_api import eventually
 if TYPE_CHECKING:
     from tests.node.person import Person
 
-pytestmark = [pytest.mark.node, pytest.mark.keycloak, pytest.mark.slow]
+pytestmark = [pytest.mark.node, pytest.mark.keycloak, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 (INSTALL,) = commands("The chart")
 DECLARE, READ, (RENEW,) = commands("A first identity")

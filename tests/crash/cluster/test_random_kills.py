@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.crash.zygote import Broker, Zygote
     from tests.support.cluster import Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SCENES = 4
 """Storms side by side, each over two replicas: while one waits for a Lease to run out, another is struck."""

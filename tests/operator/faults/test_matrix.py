@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.operator.faults.site import Site
     from tests.support.kube_faults import ApiFault
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, ENDS_EARLY]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, ENDS_EARLY, pytest.mark.timeout(1200)]
 
 
 async def test_without_faults(site: Site) -> None:
