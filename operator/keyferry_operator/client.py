@@ -45,6 +45,8 @@ ADVICE: Final = "The chart's roles allow it; where you wrote your own, see docs/
 VERSION: Final = "/version"
 SELF_REVIEW: Final = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+_LACKS: Final = re.compile(r" cannot (get|list|watch|create|update|patch|delete) resource ")
+"""How the API server names the verb that somebody may not use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +306,11 @@ class KubeClient:
                 return await self._once(verb, path, data, query, headers)
             except ApiError as error:
                 if attempt == tries or (error.status and error.status not in _RETRIED):
-                    why = missing_right(verb, path) if error.forbidden else f"{verb} {what}: {error.message}"
+                    why = (
+                        missing_right(verb, path, lacks=error.lacks)
+                        if error.forbidden
+                        else f"{verb} {what}: {error.message}"
+                    )
                     raise ApiError(
                         why,
                         status=error.status,
@@ -360,8 +366,11 @@ class KubeClient:
         return self._token
 
 
-def missing_right(method: str, path: str, *, watch: bool = False) -> str:
-    """Say which right a request would have needed, in the words of RBAC (status 403)."""
+def missing_right(method: str, path: str, *, watch: bool = False, lacks: str = "") -> str:
+    """Say which right a request would have needed, in the words of RBAC (status 403).
+
+    ``lacks`` is the verb that the API server names: an apply needs another one where there is nothing yet.
+    """
     parts = path.strip("/").split("/")
     rest = parts[2:] if parts[0] == "api" else parts[3:]
     place = "the cluster"
@@ -371,19 +380,19 @@ def missing_right(method: str, path: str, *, watch: bool = False) -> str:
     reading = "get" if name else ("watch" if watch else "list")
     verbs = {"GET": reading, "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
     what = f"{plural}/{below}" if below else plural
-    return (
-        f"the operator's service account may not {verbs[method]} {what}{f' ({name})' if name else ''} in {place}."
-        f" {ADVICE}"
-    )
+    verb = lacks or verbs[method]
+    return f"the operator's service account may not {verb} {what}{f' ({name})' if name else ''} in {place}. {ADVICE}"
 
 
 def _refusal(verb: str, path: str, status: int, raw: bytes, headers: Mapping[str, str]) -> ApiError:
-    """Turn a Status object into an error. Only its reason is kept: its message may quote what was sent."""
+    """Turn a Status object into an error. Of its message only a verb is kept: it may quote what was sent."""
     del verb, path
-    cause = ""
+    cause, lacks = "", None
     try:
         parsed = json.loads(raw)
-        cause = str(parsed.get("reason", ""))[:64] if isinstance(parsed, dict) else ""
+        if isinstance(parsed, dict):
+            cause = str(parsed.get("reason", ""))[:64]
+            lacks = _LACKS.search(str(parsed.get("message", "")))
     except ValueError:
         pass
     retry_after = headers.get("Retry-After", "")
@@ -392,4 +401,5 @@ def _refusal(verb: str, path: str, status: int, raw: bytes, headers: Mapping[str
         status=status,
         cause=cause,
         retry_after=float(retry_after) if retry_after.isdigit() else None,
+        lacks=lacks[1] if lacks is not None else "",
     )

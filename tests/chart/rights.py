@@ -30,6 +30,10 @@ class Place(Enum):
     """On the namespace kube-system alone."""
     PRIVATE = auto()
     """In the release's own namespace."""
+    HOME = auto()
+    """There as well, where it is not watched: the page is told by which authorities it knows the broker."""
+    PAGE = auto()
+    """There as well, where it is not watched and ``page.enabled``."""
     SHARES = auto()
     """There as well, if there are several ``shards``."""
     TOKENS = auto()
@@ -112,6 +116,8 @@ LOCAL = {"Change", "_where"}
 SUBRESOURCES = {"token", "status"}
 
 
+# Modules that ask for the same in another place, too.
+ELSEWHERE = {Place.HOME: {"trust"}, Place.PAGE: {"pods"}}
 # Modules that ask for something only once the broker serves, or a pod asks it.
 BROKER = {"callers", "certificates", "holders", "pods", "trust", "wants"}
 
@@ -119,7 +125,8 @@ BROKER = {"callers", "certificates", "holders", "pods", "trust", "wants"}
 def needed(place: Place, *, broker: bool = True) -> set[Right]:
     """Return the rights that the operator needs in ``place``, with or without its broker."""
     watched = {right for kind, where in KOPF.items() if where is place for right in _rights(kind, "list watch")}
-    calls = {call: verbs for call, (where, verbs) in CALLS.items() if where is place}
+    also = ELSEWHERE.get(place, set())
+    calls = {call: verbs for call, (where, verbs) in CALLS.items() if where is place or call.module in also}
     used = {call: verbs for call, verbs in calls.items() if broker or call.module not in BROKER}
     return watched.union(*(_rights(call.kind, verbs) for call, verbs in used.items()))
 

@@ -100,7 +100,7 @@ class TestRendered:
                 for team in ("team-a", "team-b")
                 for name, place in {"kf-keyferry": Place.WATCHED, **DANGEROUS}.items()
             },
-            (HOME, "kf-keyferry-private"): needed(Place.PRIVATE),
+            (HOME, "kf-keyferry-private"): needed(Place.PRIVATE) | needed(Place.HOME),
             ("kube-system", f"kf-keyferry-origin-{HOME}"): needed(Place.ORIGIN),
         }
         assert {key: rules_of(role) for key, role in roles.items()} == wanted
@@ -108,6 +108,12 @@ class TestRendered:
             "--watch-namespace=team-a",
             "--watch-namespace=team-b",
         ]
+
+    def test_the_page_of_a_list_of_namespaces_can_be_known_by_its_token(self, helm: Helm) -> None:
+        page = {"page": {"enabled": True, "url": "https://keyferry.example.org"}}
+        private = helm.template(page | TEAMS).one("Role", "kf-keyferry-private")
+        assert rules_of(private) == needed(Place.PRIVATE) | needed(Place.HOME) | needed(Place.PAGE)
+        assert rules_of(helm.template(page).one("Role")) == needed(Place.PRIVATE)
 
     def test_a_dangerous_right_has_its_own_switch_and_role(self, helm: Helm) -> None:
         assert not DANGEROUS.keys() & {role["metadata"]["name"] for role in helm.template().of("ClusterRole")}
@@ -217,9 +223,9 @@ class TestTried:
         with cluster.namespace("team") as team, cluster.namespace("other") as other, cluster.namespace("home") as home:
             values = {"watch": {"namespaces": [team]}, "fullnameOverride": "kf-keyferry"}
             with self.installed(cluster, helm.template(values, home=home)):
-                watched, private = needed(Place.WATCHED), needed(Place.PRIVATE)
+                watched, private = needed(Place.WATCHED), needed(Place.PRIVATE) | needed(Place.HOME)
                 assert {right for right in watched if self.may(cluster, home, right, team, named(right))} == watched
-                assert {right for right in private if self.may(cluster, home, right, home)} == private
+                assert {right for right in private if self.may(cluster, home, right, home, named(right))} == private
                 assert not [right for right in watched | private if self.may(cluster, home, right, other)]
                 assert not [right for right in watched - private if self.may(cluster, home, right, home)]
                 dangerous = (needed(Place.TOKENS) | needed(Place.PODS)) - needed(Place.WATCHED)

@@ -6,6 +6,7 @@ import pytest
 
 from keyferry_operator.client import (
     CLUSTER_PROVIDERS,
+    CONFIG_MAPS,
     IDENTITIES,
     LEASES,
     NAMESPACES,
@@ -44,3 +45,9 @@ def test_the_right_is_named(method: str, path: str, words: str) -> None:
 
 def test_watching_is_a_right_of_its_own() -> None:
     assert "may not watch secrets in namespace batch. " in missing_right("GET", SECRETS.path("batch"), watch=True)
+
+
+def test_an_apply_needs_another_right_where_there_is_nothing_yet() -> None:
+    assert "may not create configmaps (keyferry-ca) in namespace batch. " in missing_right(
+        "PATCH", CONFIG_MAPS.path("batch", "keyferry-ca"), lacks="create"
+    )

@@ -217,21 +217,33 @@ roleRef:
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get{{ if .Values.broker.enabled }}, create{{ end }}]
+  verbs: [get]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
 {{- if .Values.broker.enabled }}
-# By which sidecars know the broker API: this one alone, though the right to create cannot be limited to a name.
+{{ include "keyferry.rules.authorities" . }}
+{{ include "keyferry.rules.callers" . }}
+{{- end }}
+{{- end }}
+
+{{- /* By which sidecars and the approval page know the broker API. */ -}}
+{{- define "keyferry.rules.authorities" -}}
+# This one alone, though the right to create cannot be limited to a name.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create]
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [keyferry-ca]
   verbs: [patch]
-# Whether the pod is alive that asks for a token, and its service account the one that it was given.
+{{- end }}
+
+{{- define "keyferry.rules.callers" -}}
+# Whether the pod is alive that asks, and its service account the one that it was given.
 - apiGroups: [""]
   resources: [pods, serviceaccounts]
   verbs: [get]
-{{- end }}
 {{- end }}
 
 {{- /* What it does besides where the whole cluster is watched. */ -}}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from keyferry_operator.api.pods import LivePods
     from keyferry_operator.client import KubeClient
 
+log = logging.getLogger(__name__)
+
 LONGEST: Final = 8192
 """Characters of a token."""
 LEEWAY: Final = 10.0
@@ -39,6 +43,8 @@ LEEWAY: Final = 10.0
 VERDICT_LIFE: Final = 10.0
 """Seconds for which the API server's word on a token is believed (TokenReview)."""
 MOST_VERDICTS: Final = 10_000
+TOLD_EVERY: Final = 60.0
+"""Seconds between two words in the log that nobody can be identified."""
 _USER: Final = "system:serviceaccount:"
 _POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 _POD_UID: Final = "authentication.kubernetes.io/pod-uid"
@@ -66,6 +72,7 @@ class Callers:
         self._pods = pods
         self._reviewed: OrderedDict[bytes, tuple[float, Caller | None]] = OrderedDict()
         """By digest of the token: until when (monotonic) the API server's word on it is believed."""
+        self._told_at = -math.inf
 
     async def identify(self, request: web.BaseRequest) -> Caller:
         """Return the live pod that asks. Raises Denied: 401, or 503 where it cannot be told now."""
@@ -75,8 +82,16 @@ class Callers:
             if caller is None or not await self._pods.is_alive(caller, request.remote or ""):
                 raise unauthenticated()
         except KeyferryError as error:
+            self._tell(error)
             raise unavailable("the API server cannot be asked just now who you are", _retry_after(error)) from None
         return caller
+
+    def _tell(self, error: KeyferryError) -> None:
+        """Log why pods cannot be served: they are not told, and it may be a right that is missing."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at >= TOLD_EVERY:
+            self._told_at = now
+            log.warning("it cannot be told which pods ask for tokens, so they wait: %s", error)
 
     async def _verify(self, token: str) -> Caller | None:
         """Return whose a token is; None where it is not good. Raises KeyferryError."""
