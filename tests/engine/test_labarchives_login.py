@@ -8,11 +8,12 @@ import pytest
 
 from keyferry.errors import KeyferryError, Reason, Refused
 from keyferry.question import Stage
+from keyferry.run.requests import Outcome, login
 from keyferry.secret import SecretValue
 from tests.engine.test_labarchives import EMAIL, give, logged_in, notebook, provider, record
 from tests.engine.test_login import LAPTOP, PHONE, Person
 from tests.engine.test_questions import PAGE
-from tests.engine.world import key, secret, until
+from tests.engine.world import PATIENCE, key, secret, until
 from tests.support.labarchives import LabArchives
 
 if TYPE_CHECKING:
@@ -259,3 +260,66 @@ async def test_an_identity_of_another_kind_takes_no_code(person: Scientist) -> N
         await person.asked()
         with pytest.raises(KeyferryError):
             await person.type("code")
+
+
+async def test_a_login_is_asked_for_while_the_one_of_the_secrets_code_is_good(
+    person: Scientist, server: LabArchives
+) -> None:
+    """What was asked ahead of time is answered by a login; a code in the Secret would be another answer."""
+    world = person.world
+    world.write("lab.yaml", provider(server), notebook())
+    give(world, server.code_for(EMAIL))
+    async with world.broker(page_url=PAGE) as broker:
+        await logged_in(world)
+        asked = await login(broker, key("notebook"), PATIENCE, begin=True)
+        assert asked.outcome is Outcome.PERSON
+        await person.asked()
+        assert (await person.look()).takes_code
+        world.renew("notebook")
+        await logged_in(world, 2)
+        assert await uid_of(world) == server.person(EMAIL).uid, "the login that is there serves on meanwhile"
+        assert (await person.arrive("eve@example.org")).stage is Stage.CONFIRM
+        assert (await person.confirm()).stage is Stage.DONE
+        await logged_in(world, 3)
+        assert await uid_of(world) == server.person("eve@example.org").uid
+        world.renew("notebook")
+        await logged_in(world, 4)
+    async with world.broker(page_url=PAGE):
+        await logged_in(world, 4)
+        assert world.status("notebook").prompt is None, "the Secret's old code is no new answer"
+    assert len(server.called("user_access_info")) == 2
+
+
+async def test_a_code_that_lies_unused_in_the_secret_is_the_login_that_is_asked_for(
+    person: Scientist, server: LabArchives
+) -> None:
+    world = person.world
+    world.write("lab.yaml", provider(server), notebook())
+    give(world, server.code_for(EMAIL))
+    async with world.broker(page_url=PAGE) as broker:
+        await logged_in(world)
+        give(world, server.code_for("eve@example.org"), "eve@example.org")
+        done = await login(broker, key("notebook"), PATIENCE, begin=True)
+        await until(lambda: len(server.redemptions) == 2)
+        assert done.outcome in {Outcome.DONE, Outcome.PERSON}
+        await logged_in(world, 2)
+        await until(lambda: world.status("notebook").prompt is None)
+        assert await uid_of(world) == server.person("eve@example.org").uid
+    assert len(server.called("user_access_info")) == 2
+
+
+async def test_without_a_page_a_login_says_where_a_new_code_goes(person: Scientist, server: LabArchives) -> None:
+    world = person.world
+    world.write("lab.yaml", provider(server), notebook())
+    give(world, server.code_for(EMAIL))
+    async with world.broker() as broker:
+        await logged_in(world)
+        for _ in range(2):
+            asked = await login(broker, key("notebook"), PATIENCE, begin=True)
+            assert asked.outcome is Outcome.PERSON
+            assert "needs a new one-hour code of LabArchives into Secret default/login, key code" in asked.message
+            assert "goes on" in asked.message
+        assert world.told.words("notebook").count("note") == 2, "it is told once for each time that it was asked for"
+        world.renew("notebook")
+        await logged_in(world, 2)
+    assert len(server.redemptions) == 1

@@ -15,10 +15,11 @@ from keyferry.engine.links import named_uid
 from keyferry.engine.status import State
 from keyferry.errors import KeyferryError, NoSuchQuestion, Reason, Refused, RetryClass
 from keyferry.question import Stage
+from keyferry.run.requests import Outcome, login
 from keyferry.secret import SecretValue
 from keyferry.spec.identity import ProviderKind
 from tests.engine.test_questions import PAGE, link
-from tests.engine.world import SECRET, Document, identity, key, secret, until
+from tests.engine.world import PATIENCE, SECRET, Document, identity, key, secret, until
 from tests.support.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -505,3 +506,39 @@ async def test_a_suspended_identity_says_so_to_whoever_begins(person: Person) ->
         await until(lambda: world.shown("person") is Reason.SUSPENDED)
         with pytest.raises(KeyferryError, match="suspend"):
             await person.begin()
+
+
+async def test_without_a_page_a_login_ahead_of_time_says_so_once_and_the_session_goes_on(person: Person) -> None:
+    world = person.world
+    world.issuer.service.settings.access_lifetime = 600
+    async with world.broker(page_url=PAGE):
+        await person.approve()
+        await until(lambda: world.status("person").ready(world.clock.now()))
+    async with world.broker() as broker:
+        await until(lambda: world.status("person").ready(world.clock.now()))
+        for _ in range(2):
+            asked = await login(broker, key("person"), PATIENCE, begin=True)
+            assert asked.outcome is Outcome.PERSON
+            assert "the session before it goes on" in asked.message
+            assert "--page" in asked.message
+        world.renew("person")
+        await until(lambda: world.status("person").revision == 2)
+        assert world.told.words("person").count("note") == 2
+
+
+async def test_a_question_that_was_open_when_the_page_went_keeps_no_session_from_its_renewal(person: Person) -> None:
+    world = person.world
+    async with world.broker(page_url=PAGE) as broker:
+        await person.approve()
+        await until(lambda: world.status("person").ready(world.clock.now()))
+        assert broker.engine.login(key("person"))
+        await person.asked()
+        await person.come_back(person.log_in(await person.begin()))
+    async with world.broker():
+        await until(lambda: world.declared("person"))
+        world.renew("person")
+        await until(lambda: world.status("person").revision == 2)
+        assert "note" not in world.told.words("person")
+    async with world.broker(page_url=PAGE):
+        await person.asked()
+        assert (await person.look()).stage in {Stage.CONFIRM, Stage.LOGIN}

@@ -27,6 +27,17 @@ UNANSWERED: Final = "nobody answered in time"
 UNCONFIRMED: Final = "nobody confirmed the login in time, so what it brought was thrown away"
 
 
+class Unasked(ResourceError):
+    """A person is needed who cannot be asked from here; nothing was begun, nor written."""
+
+
+class SessionGoesOn(Conflict):
+    """A login came to nothing; the session before it is as it was, and to be looked at again."""
+
+    unasked: str = ""
+    """Why nobody could be asked, where that is what kept it from anything."""
+
+
 def came_to_nothing(job: Job, why: str, reason: Reason = Reason.APPROVAL_REQUIRED) -> ResourceError:
     """Return what people are told."""
     told = why.removesuffix(".")
@@ -38,9 +49,9 @@ def came_to_nothing(job: Job, why: str, reason: Reason = Reason.APPROVAL_REQUIRE
     )
 
 
-def nobody_sees(job: Job) -> ResourceError:
+def nobody_sees(job: Job) -> Unasked:
     """Return the error of a command whose user would not see that somebody is asked."""
-    return ResourceError(
+    return Unasked(
         f"ServiceIdentity {job.key} needs a person's approval, and nobody is asked by this command: run"
         f" `keyferry login {job.key.name} -n {job.key.namespace}`.",
         reason=Reason.APPROVAL_REQUIRED,
@@ -48,9 +59,9 @@ def nobody_sees(job: Job) -> ResourceError:
     )
 
 
-def no_page(job: Job) -> ResourceError:
+def no_page(job: Job) -> Unasked:
     """Return the error of an installation that has no page to log in through."""
-    return ResourceError(
+    return Unasked(
         f"ServiceIdentity {job.key} needs a person who logs in through Keyferry's page (grant"
         f" {job.spec.grant.type}), and there is none. Start `keyferry run` with `--page ADDR --page-url URL`; in a"
         " cluster, set the chart's page.enabled and page.url.",
@@ -62,18 +73,29 @@ def no_page(job: Job) -> ResourceError:
 async def ask_or_go_on(job: Job, asking: Awaitable[Versioned], *, has_session: bool, needed: bool) -> Versioned | None:
     """Await what asks a person; return None where the session that is there is to be used meanwhile.
 
-    ``needed`` tells that it has to be. Where the person is refused, or said no, that session goes on (Conflict).
+    ``needed`` tells that it has to be. Where the person is refused, said no, or cannot be asked, that session goes on
+    (SessionGoesOn).
     """
     try:
         return await asking
     except ApprovalPending:
         if not (has_session and needed):
             raise
+    except Unasked as error:
+        if not has_session:
+            raise
+        if job.observed.login_requested:
+            job.note(f"{SESSION_GOES_ON}: {error.message}")
+            going_on = SessionGoesOn(SESSION_GOES_ON)
+            going_on.unasked = error.message
+            raise going_on from None
+        if not needed:
+            raise SessionGoesOn(SESSION_GOES_ON) from None
     except KeyferryError as error:
         if not has_session or error.retry is not RetryClass.NEEDS_PERSON:
             raise
         job.note(f"{SESSION_GOES_ON}: {error.message}")
-        raise Conflict(SESSION_GOES_ON) from None
+        raise SessionGoesOn(SESSION_GOES_ON) from None
     return None
 
 

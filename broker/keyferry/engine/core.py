@@ -12,7 +12,7 @@ from keyferry.engine.departures import Departures
 from keyferry.engine.desk import Desk
 from keyferry.engine.discards import Discards
 from keyferry.engine.entry import Care
-from keyferry.engine.job import PERSONAL
+from keyferry.engine.job import ASKABLE
 from keyferry.engine.links import Links
 from keyferry.engine.loop import Loop, Waive
 from keyferry.engine.outlet import Outlet
@@ -247,7 +247,7 @@ class Engine:
         A question that is open stays as it is. Raises KeyError.
         """
         entry = self.roster.entries[key]
-        if entry.resource.spec.grant.type not in PERSONAL:
+        if entry.resource.spec.grant.type not in ASKABLE:
             return False
         if entry.prompt is None:
             entry.login = True

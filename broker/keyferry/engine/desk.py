@@ -74,6 +74,7 @@ class Desk:
         ``prompts`` tells whether anybody would see it when a person is asked.
         """
         self._settle_margin = settle_margin
+        self._has_page = prompts and bool(links.page_url)
         self._ports = ports
         self._checkpoint = checkpoint or (lambda _step: None)
         self.holder = holder
@@ -147,7 +148,7 @@ class Desk:
             renew_requested=entry.renew,
             login_requested=entry.login,
             asked_through_page=entry.login_by_page,
-            answering=is_answering(entry, record),
+            answering=self._has_page and is_answering(entry, record),
             poll_at=entry.poll_at,
             wanted_remaining=entry.wanted_remaining,
             doubt=_doubt_policy(entry, provider, record),
@@ -228,7 +229,7 @@ class Desk:
             record=job.held.record if job.held is not None else None,
             failure=entry.failure,
             poll_at=entry.poll_at,
-            answering=is_answering(entry, job.held.record if job.held is not None else None),
+            answering=self._has_page and is_answering(entry, job.held.record if job.held is not None else None),
         )
         return following, job.held, confirmed
 

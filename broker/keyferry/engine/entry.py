@@ -172,6 +172,11 @@ class Entry:
         if poll_at is not None:
             self.poll_at = poll_at
 
+    def login_was_heard(self) -> None:
+        """Note that the wish to have a person asked was seen to; not one that may have come meanwhile."""
+        if not self.again:
+            self.login = self.login_by_page = False
+
     def waive(self, *, always: bool) -> None:
         """Forgive the last failure; unless ``always``, one that waits for a change is first compared with what is."""
         self.publish_failure = None

@@ -50,6 +50,10 @@ PERSONAL: frozenset[GrantType] = frozenset(
 """Grants that begin with a person's approval."""
 
 
+ASKABLE: frozenset[GrantType] = PERSONAL | {GrantType.LABARCHIVES_CODE}
+"""Grants for which a person can be asked: those, and the one-hour code, which may as well come from its Secret."""
+
+
 @dataclass(slots=True)
 class Job:
     """A unit of work that the engine hands to an exchanger."""

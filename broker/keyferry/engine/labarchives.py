@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from keyferry.engine.asking import ask_or_go_on, without_candidate
+from keyferry.engine.asking import Unasked, ask_or_go_on, wants_person, without_candidate
 from keyferry.engine.clients import value
 from keyferry.engine.credentials import CredentialReader
 from keyferry.engine.job import Outcome, check_binding
@@ -153,13 +153,23 @@ class LabArchivesExchanger:
             return await self._redeem_or_ask(job, region, key, context, replace(held, record=planted), browser)
         if record is None or record.claim is not None or record.refresh_token is None or record.refresh_ended:
             await fall_back(job, UNUSED_CODE, lost=True)
-            if self._login.available:
-                return await self._login.proceed(job, browser)
-            raise _needs_code(job, record)
+            return await self._ask_for_code(job, browser, record)
+        if _has_session(record) and wants_person(job):
+            needed = needs_exchange(job.observed, self._ports.clock.now())
+            asking = self._ask_for_code(job, browser, record)
+            committed = await ask_or_go_on(job, asking, has_session=True, needed=needed)
+            if committed is not None:
+                return committed
         check_binding(record, context.binding)
         if not record.session_started_at and job.held is not None:  # it was not used up when it was sent
             return await self._redeem_or_ask(job, region, key, context, job.held, browser)
         return await self._check_or_ask(job, region, key, context, record.refresh_token, browser)
+
+    async def _ask_for_code(self, job: Job, browser: LabArchivesBrowser, record: Record | None) -> Versioned:
+        """Ask through the page, where a person logs in or types a code. Raises Unasked where there is none."""
+        if not self._login.available:
+            raise _needs_code(job, record)
+        return await self._login.proceed(job, browser)
 
     async def _redeem_or_ask(
         self,
@@ -268,7 +278,7 @@ class LabArchivesExchanger:
         return await value(job.reader(hosts_of(region)), grant.email_from)
 
 
-def _needs_code(job: Job, record: Record | None) -> ResourceError:
+def _needs_code(job: Job, record: Record | None) -> Unasked:
     """Return the error that asks for a new one-hour code, with what became of the last."""
     grant = job.spec.grant.lab_archives_code
     where = ""
@@ -281,7 +291,7 @@ def _needs_code(job: Job, record: Record | None) -> ResourceError:
         why = "the answer to the last one was lost, so it may be used up, and a code is never sent twice"
     else:
         why = record.refresh_ended or "the last one was used before"
-    return ResourceError(
+    return Unasked(
         f"ServiceIdentity {job.key} needs a new one-hour code of LabArchives{where}: {why}. What is there stays until"
         " it lapses; Keyferry goes on as soon as the Secret changes.",
         reason=Reason.APPROVAL_REQUIRED,

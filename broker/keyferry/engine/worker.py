@@ -7,6 +7,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from keyferry.engine.asking import SessionGoesOn
 from keyferry.engine.breakers import Breakers
 from keyferry.engine.chain import WAITING
 from keyferry.engine.foresight import Foresight
@@ -308,7 +309,8 @@ class Worker:
         """Note a committed exchange; the session alone may have been renewed, and then the revision stays."""
         before = entry.revision
         self._take(entry, held)
-        entry.renew = entry.login = entry.login_by_page = False
+        entry.renew = False
+        entry.login_was_heard()
         entry.wanted_remaining = 0.0
         if entry.revision != before:
             word = "obtained" if before == 0 else "renewed"
@@ -344,6 +346,9 @@ class Worker:
             # Somebody else wrote the record first: what they wrote is looked at before anything is tried again.
             if entry.prompt is None and entry.failure is not None and entry.failure.code == APPROVAL_PENDING:
                 entry.failure = None  # nobody is being asked any more
+            if isinstance(error, SessionGoesOn):
+                entry.login_was_heard()
+                entry.unapproved = error.unasked or entry.unapproved
             self._agenda.put(entry.key, self._ports.clock.now() + backoff(0, self._ports.rng.random()))
             return
         if not isinstance(error, ApprovalPending):
@@ -357,7 +362,8 @@ class Worker:
         entry.failure = failure
         # Where something changed meanwhile, it may be what failed: then it is compared before the backoff counts.
         entry.failure_checked = not entry.again
-        entry.renew = entry.login = entry.login_by_page = False
+        entry.renew = False
+        entry.login_was_heard()
         self._look_again(entry, failure.next_attempt)
         if failure.code == APPROVAL_PENDING:
             if entry.announced == entry.prompt:

@@ -84,7 +84,7 @@ class LocalBroker:
         self.clock: Clock = clock or SystemClock()
         self._checkpoint = checkpoint
         self._renew_interval = renew_interval
-        self._prompts = prompts
+        self.prompts = prompts
         self._executor = Threads(THREADS, name="keyferry")
         self._files = ResourceFiles(settings.paths, settings.default_namespace)
         self._credentials = LocalCredentials(settings.secrets, self._executor)
@@ -207,7 +207,7 @@ class LocalBroker:
         )
         settings = EngineSettings(
             holder=state.holder,
-            prompts=self._prompts,
+            prompts=self.prompts,
             renew_interval=self._renew_interval,
             page_url=self.settings.page_url,
         )

@@ -89,25 +89,39 @@ async def login(broker: LocalBroker, key: ObjectKey, patience: float, *, begin: 
         return _unknown(key)
     engine = broker.engine
     before = engine.status(key)
-    if begin and not engine.login(key):
-        grant = engine.roster.entries[key].resource.spec.grant.type.value
-        return Answer(Outcome.FAILED, f"{key} needs no login: its grant is {grant}", status=before)
+    refused = _begin(broker, key) if begin else ""
+    if refused:
+        return Answer(Outcome.FAILED, refused, status=before)
 
     def over(status: IdentityStatus) -> bool:
         if begin:
-            return status.prompt is not None or (status.stalled() and status != before)
+            return status.prompt is not None or _was_heard(broker, key) or status.reason is Reason.SUSPENDED
         return status.prompt is None and status.error_code != APPROVAL_PENDING and not status.busy
 
     await engine.wait_for(key, over, patience)
     status = engine.status(key)
     if status.prompt is not None:
         return Answer(Outcome.PERSON, status=status)
-    if begin or not status.ready(broker.clock.now()) or status.stalled():
+    unheard = begin and not _was_heard(broker, key)
+    if unheard or not status.ready(broker.clock.now()) or status.stalled():
         return _failed(status, patience)
     if status.unapproved:
         message = f"{key}: the new login came to nothing, and the session before it goes on: {status.unapproved}"
         return Answer(Outcome.PERSON, message, status=status)
     return Answer(Outcome.DONE, status=status)
+
+
+def _begin(broker: LocalBroker, key: ObjectKey) -> str:
+    """Have a person asked; say why that cannot be, or nothing."""
+    if broker.prompts and not broker.engine.login(key):
+        grant = broker.engine.roster.entries[key].resource.spec.grant.type.value
+        return f"{key} needs no login: its grant is {grant}"
+    if not broker.prompts:
+        return (
+            f"{key}: another command looks after it just now that asks nobody (`keyferry exec`, `token`, or `run"
+            " --once`). Try again when it has ended, or start `keyferry run`"
+        )
+    return ""
 
 
 class _Waiting:
@@ -171,6 +185,12 @@ class _Waiting:
             f" {format_duration(self._needed(status))} were asked for: no renewal can give that. Ask for less, or have"
             " the provider issue longer tokens"
         )
+
+
+def _was_heard(broker: LocalBroker, key: ObjectKey) -> bool:
+    """Tell whether a wish to have a person asked was seen to, whatever came of it, or cannot be."""
+    entry = broker.engine.roster.entries.get(key)
+    return entry is not None and (not entry.login or entry.refusal is not None)
 
 
 def _looked_at(status: IdentityStatus) -> bool:

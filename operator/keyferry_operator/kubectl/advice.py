@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from keyferry.engine.job import ASKABLE
 from keyferry.errors import Reason
 
 if TYPE_CHECKING:
@@ -41,4 +42,8 @@ NEXT: Final[Mapping[Reason, str]] = {
 
 def next_step(status: IdentityStatus, now: float) -> str:
     """Return what a person is to do about an identity; nothing, mostly."""
-    return NEXT[status.shown_reason(now)]
+    reason = status.shown_reason(now)
+    if reason in {Reason.APPROVAL_REQUIRED, Reason.WRONG_SUBJECT} and status.grant in ASKABLE:
+        who = f"log in as {'the right account' if reason is Reason.WRONG_SUBJECT else 'the account it is for'}"
+        return f"{who}: `kubectl keyferry login {status.key.name} -n {status.key.namespace}` shows where"
+    return NEXT[reason]

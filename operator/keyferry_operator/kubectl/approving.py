@@ -6,8 +6,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from keyferry.cli.exits import CommandError, ExitCode
-from keyferry.engine.job import PERSONAL
+from keyferry.engine.job import ASKABLE
 from keyferry.spec.durations import format_duration
+from keyferry.spec.grant import GrantType
 from keyferry_operator.client import IDENTITIES
 from keyferry_operator.kubectl.liveness import operator_trouble
 from keyferry_operator.kubectl.renewing import request
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from keyferry_operator.kubectl.api import Api
 
 POLL: Final = 0.5
+LONG_TOLD: Final = 10.0
+"""Seconds after which what the status says is believed to be of this request, though it said so before."""
+
+
+def goes_on(status: IdentityStatus) -> str:
+    """Say why a login came to nothing beside a session that is still good."""
+    return f"the new login came to nothing, and the session before it goes on: {status.unapproved}"
 
 
 class Approving:
@@ -33,16 +41,28 @@ class Approving:
         self._name = name
         self.key: Final = f"{namespace}/{name}"
 
-    def question(self, patience: float) -> Prompt:
-        """Return what the person is asked; asks for a question where none is open. Raises CommandError."""
+    def question(self, patience: float) -> Prompt | None:
+        """Return what the person is asked; asks for a question where none is open. Raises CommandError.
+
+        None: there was no need to ask, since a new one-hour code lay in the identity's Secret and was redeemed.
+        """
         body = self._body()
         status = status_of(body)
-        if status.grant not in PERSONAL:
+        if status.grant not in ASKABLE:
             raise CommandError(f"{self.key} needs no login: its grant is {status.grant}", ExitCode.INVALID)
+        before, wanted = status, ""
         if status.prompt is None:
-            request(self._api, body, Request.LOGIN)
-        deadline = time.monotonic() + patience
+            wanted = request(self._api, body, Request.LOGIN)
+        began = time.monotonic()
+        deadline = began + patience
         while status.prompt is None:
+            if (body.get("status") or {}).get(Request.LOGIN.field) == wanted:
+                # What an earlier question came to stands in the status until this one is asked.
+                told = status.unapproved != before.unapproved or time.monotonic() - began > LONG_TOLD
+                if told and status.unapproved and status.ready(self._api.now()):
+                    raise CommandError(f"{self.key}: {goes_on(status)}", ExitCode.PERSON)
+                if status.grant == GrantType.LABARCHIVES_CODE and status.revision > before.revision:
+                    return None
             if time.monotonic() >= deadline:
                 trouble = operator_trouble(self._api, self._home, [body], [status]) or status.message
                 raise CommandError(f"{self.key}: {trouble} (waited {format_duration(patience)})")

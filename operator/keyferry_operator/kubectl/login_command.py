@@ -32,20 +32,22 @@ def login(
     """Show the question that the status holds, asking for one where there is none."""
     from keyferry.cli.showing import show  # noqa: PLC0415 - slow to import
     from keyferry.run.status_json import timestamp  # noqa: PLC0415
-    from keyferry_operator.kubectl.approving import Approving  # noqa: PLC0415
+    from keyferry_operator.kubectl.approving import Approving, goes_on  # noqa: PLC0415
 
     patience = shared.duration(timeout, "--timeout")
     with given.connect() as api:
         approving = Approving(api, given.namespace, given.home, name)
         prompt = approving.question(patience)
-        show(prompt, approving.key)
-        if not wait:
-            shared.leave(ExitCode.DONE)
-        while (status := approving.look()).prompt == prompt and time.time() < prompt.expires_at:
+        if prompt is not None:
+            show(prompt, approving.key)
+            if not wait:
+                shared.leave(ExitCode.DONE)
+        while (status := approving.look()).prompt is not None and status.prompt == prompt:
+            if time.time() >= status.prompt.expires_at:
+                break
             time.sleep(POLL)
         if status.unapproved and status.ready(api.now()):
-            why = f"the new login came to nothing, and the session before it goes on: {status.unapproved}"
-            raise CommandError(f"{approving.key}: {why}", ExitCode.PERSON)
+            raise CommandError(f"{approving.key}: {goes_on(status)}", ExitCode.PERSON)
         if status.prompt is not None or status.stalled() or not status.ready(api.now()):
             raise CommandError(f"{approving.key}: {status.message}", ExitCode.PERSON)
         until = timestamp(status.expiration_time) if status.expiration_time is not None else "?"

@@ -13,11 +13,13 @@ from keyferry.demo.clients import AuthMethod, Client, Grant
 from keyferry.demo.device_codes import Decision
 from keyferry.demo.state import User
 from tests.operator.kubectl.conftest import identity, outside
+from tests.support.labarchives import LabArchives
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from keyferry.demo.device_codes import DeviceCode
+    from keyferry_operator.client import Object
     from tests.operator.kubectl.conftest import Ran
     from tests.operator.live.conftest import Field
     from tests.support.cluster import Cluster
@@ -110,6 +112,43 @@ async def test_a_person_logs_in_also_while_the_session_is_good(
         assert status["revision"] == 2
         assert status["lastHandledLogin"] != handled
         assert "approval" not in status
+
+
+async def test_without_a_page_a_login_at_labarchives_says_where_the_code_goes(
+    field: Field, kubectl_keyferry: Callable[..., Ran]
+) -> None:
+    """Grants that a Secret's one-hour code begins have people log in, too."""
+    where = ("-n", field.namespace, "--operator-namespace", field.home)
+    with LabArchives() as server:
+        host, email = server.url.removeprefix("http://"), "ada@example.org"
+        lab = {
+            "url": server.url,
+            "accessKeyIdFrom": _from("organization", "id"),
+            "accessPasswordFrom": _from("organization", "password"),
+        }
+        grant = {"emailFrom": _from("code", "email"), "codeFrom": _from("code", "code")}
+        field.apply(
+            field.secret("organization", host, id=server.access_key_id, password=server.access_password),
+            field.secret("code", host, email=email, code=server.code_for(email)),
+            field.provider("lab") | {"spec": {"type": "LabArchives", "labarchives": lab}},
+            field.identity(
+                "notebook",
+                providerRef={"name": "lab"},
+                grant={"type": "LabArchivesCode", "labArchivesCode": grant},
+                target={"type": "None", "files": [{"format": "LabArchives"}]},
+            ),
+        )
+        async with field.operator():
+            await field.until(lambda: field.condition("notebook").get("status") == "True")
+            ran = await outside(kubectl_keyferry, "login", "notebook", *where)
+            assert ran.code == 3, ran.err
+            assert "the session before it goes on" in ran.err
+            assert f"Secret {field.namespace}/code, key code" in ran.err
+        assert len(server.redemptions) == 1
+
+
+def _from(name: str, key: str) -> Object:
+    return {"secretKeyRef": {"name": name, "key": key}}
 
 
 def test_what_asks_nobody_needs_no_login(cluster: Cluster, people: str, kubectl_keyferry: Callable[..., Ran]) -> None:

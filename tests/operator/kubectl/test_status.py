@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from keyferry.errors import Reason
-from keyferry_operator.kubectl.advice import NEXT
+from keyferry_operator.kubectl.advice import NEXT, next_step
+from keyferry_operator.kubectl.statuses import status_of
 from keyferry_operator.names import LEASE, SHARD
 from keyferry_operator.report import rfc3339
 from tests.operator.kubectl.conftest import GROUP, VIEWER, identity
@@ -236,3 +237,18 @@ def test_a_status_of_a_newer_operator_is_shown_as_far_as_it_is_understood(
 
 def test_every_reason_has_a_next_step() -> None:
     assert set(NEXT) == set(Reason)
+
+
+def test_who_waits_for_a_person_is_told_the_command_that_shows_where() -> None:
+    seeded, asked = (
+        status_of(
+            {
+                "metadata": {"name": "person", "namespace": "batch"},
+                "spec": {"grant": {"type": grant}},
+                "status": {"conditions": [{"type": "Ready", "status": "False", "reason": "ApprovalRequired"}]},
+            }
+        )
+        for grant in ("RefreshToken", "LabArchivesCode")
+    )
+    assert "new refresh token" in next_step(seeded, 0.0)
+    assert "kubectl keyferry login person -n batch" in next_step(asked, 0.0)
