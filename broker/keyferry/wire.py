@@ -137,20 +137,26 @@ class TokenAnswer:
 
     def to_json(self, now: float | None = None) -> dict[str, Any]:
         """Return the members; ``expires_in`` counts from ``now`` (default: the clock's)."""
-        left = self.expires_at - (time.time() if now is None else now)
+        return self.lasting() | self.passing(now)
+
+    def lasting(self) -> dict[str, Any]:
+        """Return those members that are the same whenever they are told."""
         return {
             "access_token": self.access_token.reveal(),
             "token_type": self.token_type,
-            "expires_in": max(0, int(left)),
             "issued_at": timestamp(self.issued_at),
             "expires_at": timestamp(self.expires_at),
             "scope": self.scope,
             "revision": self.revision,
-            "age": None if self.age is None else round(self.age, 4),
             "files": [
                 {"path": file.path, "content": file.content.reveal(), "local": file.local} for file in self.files
             ],
         }
+
+    def passing(self, now: float | None = None) -> dict[str, Any]:
+        """Return the others; ``now`` as for ``to_json``."""
+        left = self.expires_at - (time.time() if now is None else now)
+        return {"expires_in": max(0, int(left)), "age": None if self.age is None else round(self.age, 4)}
 
     @staticmethod
     def from_json(data: object) -> TokenAnswer:

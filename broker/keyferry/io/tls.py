@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from keyferry.errors import CredentialError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
 
     from keyferry.secret import SecretValue
@@ -29,6 +30,8 @@ _ENCRYPTED: Final = re.compile(r"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type
 
 RECORD: Final = 1 << 14
 """Bytes that a TLS record holds at most."""
+LITTLE: Final = 1 << 12
+"""Bytes that most requests of sidecars fit in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,19 @@ def use_small_buffers() -> None:
     read into: too much where thousands of them wait for something small.
     """
     SSLProtocol.max_size = RECORD
+
+
+def read_little(transport: asyncio.BaseTransport | None) -> None:
+    """Let one connection that is open be read 4 kB at a time, if it speaks TLS, and set no more aside for it.
+
+    For one whose client asks little, and may wait long for the answer. asyncio has no option for it: should its insides
+    be others one day, the connection works all the same.
+    """
+    protocol = getattr(transport, "_ssl_protocol", None)
+    if isinstance(protocol, SSLProtocol) and hasattr(protocol, "_ssl_buffer_view"):
+        # Nothing is in the old one now: what was read is handed on before anybody is told of it.
+        buffer = bytearray(LITTLE)
+        vars(protocol).update(max_size=LITTLE, _ssl_buffer=buffer, _ssl_buffer_view=memoryview(buffer))
 
 
 def _trust_only(context: ssl.SSLContext, bundle: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from keyferry.errors import KeyferryError
+from keyferry.io.tls import read_little
 
 if TYPE_CHECKING:
     import ssl
@@ -47,6 +48,11 @@ def parse_address(text: str) -> tuple[str, int]:
 
 class Connection(web.RequestHandler):
     """Answers a request that is no HTTP without repeating it, in the answer or in the log."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to listen to a client."""
+        super().connection_made(transport)
+        read_little(transport)
 
     def handle_error(
         self,

@@ -53,7 +53,12 @@ def answer(
     media_type: str = MEDIA_TYPE,
 ) -> web.Response:
     """Return a JSON answer that nobody is to store."""
-    return encoded(json.dumps(body, separators=(",", ":")).encode(), status, headers, media_type=media_type)
+    return encoded(to_bytes(body), status, headers, media_type=media_type)
+
+
+def to_bytes(body: Mapping[str, Any]) -> bytes:
+    """Return it as JSON, without spaces."""
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def encoded(

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -16,6 +16,7 @@ from keyferry.render import Delivery, Endpoint
 from keyferry.secret import SecretValue
 from keyferry.web.presented import ACCESS_KEY_ID
 from keyferry.wire import ENDPOINT_MARKER, PLACEHOLDER_MARKER, ROOT, TokenAnswer, TokenFile
+from keyferry_operator.api.answers import to_bytes
 
 if TYPE_CHECKING:
     from keyferry.engine import Engine
@@ -42,6 +43,14 @@ class Ready:
     """Of uid, revision and content; with its quotes (RFC 9110 8.8.3)."""
     arrived: float | None
     """When (monotonic) this replica heard of it; None where it was there before."""
+    lasting: bytes = field(repr=False)
+    """The JSON of the answer's members that are the same for all who ask, without the closing brace."""
+
+    def body(self) -> bytes:
+        """Return the answer as JSON, as it is now."""
+        age = None if self.arrived is None else asyncio.get_running_loop().time() - self.arrived
+        passing = replace(self.answer, age=age).passing()
+        return self.lasting + b"," + to_bytes(passing)[1:]
 
     def remaining(self) -> float:
         """Return for how many seconds it is valid."""
@@ -125,7 +134,7 @@ class Shelf:
             return self.status(key)
         answer = _answer(found)
         etag = _etag(uid, answer)
-        return Ready(answer, etag, self._arrival(key, etag))
+        return Ready(answer, etag, self._arrival(key, etag), to_bytes(answer.lasting())[:-1])
 
     def _arrival(self, key: ObjectKey, etag: str) -> float | None:
         before, at = self._told.pop(key, (etag, 0.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, final
 from urllib.parse import parse_qsl
@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from keyferry.errors import Reason
 from keyferry.spec.durations import format_duration, parse_duration
 from keyferry.wire import LONGEST_WAIT
-from keyferry_operator.api.answers import Denied, answer, bad_request, empty, not_found, unavailable
+from keyferry_operator.api.answers import Denied, bad_request, empty, encoded, not_found, unavailable
 from keyferry_operator.api.shelf import Missing, Ready
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from keyferry_operator.api.gate import Admitted, Gate
     from keyferry_operator.api.limits import Buckets, Held
-    from keyferry_operator.api.news import News
+    from keyferry_operator.api.news import News, Waiter
     from keyferry_operator.api.routes import Asked
     from keyferry_operator.api.shelf import Shelf
     from keyferry_operator.api.wants import Wants
@@ -91,7 +91,7 @@ class TokenEndpoint:
         self._held.send_away()
         self._news.wake_all()
 
-    async def _hold(self, admitted: Admitted, wanted: Request, news: asyncio.Event) -> web.StreamResponse:
+    async def _hold(self, admitted: Admitted, wanted: Request, news: Waiter) -> web.StreamResponse:
         """Wait until there is another token than the caller has, or the time is over."""
         found: Ready | Missing | None = None
         try:
@@ -103,9 +103,8 @@ class TokenEndpoint:
                     response = self._try(admitted, wanted, found)
                     if response is not None:
                         return response
-                    if not await _comes(news, self._held.look_again()):
+                    if not await news.comes(self._held.look_again()):
                         await self._gate.check_alive(admitted)
-                    news.clear()
         except TimeoutError:
             pass
         if not self._gate.is_still(admitted):
@@ -123,10 +122,7 @@ class TokenEndpoint:
             return None
         if wanted.has(found):
             return None
-        now = asyncio.get_running_loop().time()
-        age = None if found.arrived is None else now - found.arrived
-        headers = {"ETag": found.etag, **_applied(wanted)}
-        return answer(replace(found.answer, age=age).to_json(), headers=headers)
+        return encoded(found.body(), headers={"ETag": found.etag, **_applied(wanted)})
 
     def _end(self, admitted: Admitted, wanted: Request, found: Ready | Missing) -> web.StreamResponse:
         """Return the answer of a request whose time is over. Raises Denied where there is no token."""
@@ -173,16 +169,6 @@ class TokenEndpoint:
             asked=minimum,
             usual=own,
         )
-
-
-async def _comes(news: asyncio.Event, patience: float) -> bool:
-    """Wait for news; False when ``patience`` seconds passed first."""
-    try:
-        async with asyncio.timeout(patience):
-            await news.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 def _minimum(query: str) -> float:

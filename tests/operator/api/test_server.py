@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from keyferry.errors import KeyferryError
+from keyferry.io.tls import LITTLE
 from keyferry_operator.api.answers import answer, read_json
 from keyferry_operator.api.certificates import Certificates, DirectorySource
 from keyferry_operator.api.server import ApiServer
@@ -224,3 +225,23 @@ def test_a_path_is_served_once(tmp_path: Path) -> None:
     server.routes.add("GET", "/v1/here", here)
     with pytest.raises(ValueError, match="already"):
         server.routes.add("GET", "/v1/here", here)
+
+
+async def test_a_request_larger_than_what_is_read_at_a_time_is_whole(server: ApiServer, mounted: Mounted) -> None:
+    text = "x" * (3 * LITTLE)
+    async with httpx.AsyncClient(verify=mounted.client(), base_url=server.url) as client:
+        for _ in range(2):
+            answered = await client.post("/v1/namespaces/team-a/echo", json={"x": text})
+            assert answered.json()["body"] == {"x": text}
+
+
+async def test_no_more_is_set_aside_for_a_connection_than_a_request_needs(mounted: Mounted) -> None:
+    async def told(asked: Asked) -> web.StreamResponse:
+        protocol = vars(asked.request.transport)["_ssl_protocol"]
+        return answer({"size": len(vars(protocol)["_ssl_buffer"])})
+
+    server = ApiServer(Certificates(DirectorySource(mounted.directory)), "127.0.0.1", 0)
+    server.routes.add("POST", "/v1/told", told)
+    async with server, httpx.AsyncClient(verify=mounted.client(), base_url=server.url) as client:
+        for _ in range(2):
+            assert (await client.post("/v1/told", content="x" * 3 * LITTLE)).json() == {"size": LITTLE}
