@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from keyferry.cli.exits import CommandError
 from keyferry.web.page.command import INVALID
 from keyferry.web.page.command import main as run_page
+from keyferry.web.page.peers import parse_peers
 from keyferry.web.serving import parse_address
 from keyferry_operator.command import app
 from keyferry_operator.installation import (
@@ -56,7 +57,12 @@ ALL_ON: dict[str, Any] = {
     "dashboard": {"enabled": True},
     "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]},
     "certificates": {"source": "CertManager", "issuerRef": {"name": "internal"}},
-    "page": {"enabled": True, "url": "https://keyferry.example.org"},
+    "page": {
+        "enabled": True,
+        "url": "https://keyferry.example.org",
+        "trustedProxies": ["10.0.3.0/24", "2001:db8::7", "2001:db8:5::/64", "192.0.2.7"],
+        "forwardedHeader": "Forwarded",
+    },
     "image": {"pullSecrets": [{"name": "registry"}]},
     "podLabels": {"team": "platform"},
     "tolerations": [{"operator": "Exists"}],
@@ -152,6 +158,8 @@ def test_the_page_knows_every_flag(helm: Helm, capsys: pytest.CaptureFixture[str
     given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
     assert given["broker"] == f"https://kf-keyferry-broker-replicas.{HOME}.svc:8443"
     assert given["page-url"] == "https://keyferry.example.org"
+    peers = parse_peers(given["trusted-proxies"], given["forwarded-header"])
+    assert peers.of("10.0.3.1", ["for=203.0.113.1"]) == "203.0.113.1"
     taken = [f"--listen=127.0.0.1:{free_port()}", "--tls-certificate=/nowhere"]  # one half of a pair
     assert run_page([*flags, *taken]) == INVALID
     assert "--tls-certificate and --tls-key go together" in capsys.readouterr().err
@@ -480,6 +488,9 @@ def test_the_image_of_sidecars(helm: Helm) -> None:
         ({"sidecar": {"image": {"digest": "sha256:short"}}}, "/sidecar/image/digest"),
         ({"page": {"enabled": True}}, "page.url"),
         ({"page": {"url": "http://keyferry.example.org"}}, "/page/url"),
+        ({"page": {"trustedProxies": ["0.0.0.0/0"]}}, "/page/trustedProxies/0"),
+        ({"page": {"trustedProxies": ["ingress"]}}, "/page/trustedProxies/0"),
+        ({"page": {"forwardedHeader": "X-Real-IP"}}, "/page/forwardedHeader"),
         ({"page": {"enabled": True, "url": "https://a"}, "broker": {"enabled": False}}, "page.enabled"),
         ({"escrow": {"sizeLimit": "much"}}, "/escrow/sizeLimit"),
         ({"metrics": {"host": "metrics"}}, "/metrics/host"),

@@ -66,6 +66,8 @@ async def test_page_is_what_a_broker_says(broker: str, approvals: FakeApprovals,
         "ca": str(tmp_path / "ca.crt"),
         "tls-certificate": str(certificate),
         "tls-key": str(key),
+        "trusted-proxies": "127.0.0.1",
+        "forwarded-header": "Forwarded",
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]
     process = await asyncio.create_subprocess_exec(
@@ -119,6 +121,8 @@ GOOD = {
         ("--tls-key", "page.key", "go together"),
         ("--broker", "", "--broker is needed"),
         ("--log-level", "loud", "invalid choice"),
+        ("--trusted-proxies", "10.0.3.1/24", "write 10.0.3.0/24"),
+        ("--forwarded-header", "X-Real-IP", "write X-Forwarded-For or Forwarded"),
     ],
 )
 def test_wrong_options_are_told(inside: Inside, option: str, value: str, said: str) -> None:
@@ -166,6 +170,8 @@ def _is_trusted(serving: ServingCertificate, authority: Authority) -> bool:
         (["--page", "7530", "--page-url", "http://page.example.org"], "must begin with https://"),
         (["--page", "7530", "--once"], "exclude each other"),
         (["--page", "here:there"], "no address to listen on"),
+        (["--page", "7530", "--trusted-proxies", "ingress"], "is no address or network"),
+        (["--page", "7530", "--forwarded-header", "X-Real-IP"], "write X-Forwarded-For or Forwarded"),
     ],
 )
 def test_run_says_what_a_page_lacks(inside: Inside, options: list[str], said: str) -> None:

@@ -9,6 +9,7 @@ import typer
 from keyferry.cli import options as opt
 from keyferry.cli.exits import EXIT_HELP, CommandError, ExitCode
 from keyferry.engine.status import Level
+from keyferry.web.page.peers import HEADERS, Peers, parse_peers
 
 if TYPE_CHECKING:
     from keyferry.cli.running import RunOptions
@@ -64,6 +65,24 @@ def run(
             show_default=False,
         ),
     ] = None,
+    trusted_proxies: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CIDR,...",
+            envvar="KEYFERRY_TRUSTED_PROXIES",
+            help="Proxies before the page whose word on who asks is believed, for the rates.",
+            show_default=False,
+        ),
+    ] = None,
+    forwarded_header: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            envvar="KEYFERRY_FORWARDED_HEADER",
+            help=f"The header in which they say it: {' or '.join(HEADERS)}. Default: {HEADERS[0]}.",
+            show_default=False,
+        ),
+    ] = None,
     allow_host: opt.AllowHosts = None,
     namespace: Annotated[
         str | None,
@@ -102,6 +121,7 @@ def run(
         metrics=metrics,
         loopback=_loopback(loopback, once=once),
         page=served[0] if served is not None else None,
+        peers=_peers(trusted_proxies, forwarded_header),
     )
     opt.leave(_run(given, options, served[1] if served is not None else "", level))
 
@@ -130,6 +150,14 @@ def _loopback(text: str | None, *, once: bool) -> tuple[str, int] | None:
     if once:
         raise CommandError("--loopback and --once exclude each other: nothing would be served", ExitCode.INVALID)
     return host, port
+
+
+def _peers(proxies: str | None, header: str | None) -> Peers:
+    """Read ``--trusted-proxies`` and ``--forwarded-header``. Raises CommandError."""
+    try:
+        return parse_peers(proxies, header)
+    except ValueError as error:
+        raise CommandError(str(error), ExitCode.INVALID) from None
 
 
 def _page(text: str | None, url: str | None, *, once: bool) -> tuple[tuple[str, int], str] | None:

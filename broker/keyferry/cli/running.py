@@ -21,6 +21,7 @@ from keyferry.run.control import ControlServer
 from keyferry.run.last_run import remember
 from keyferry.run.viewers import TOKEN_NAME
 from keyferry.spec.check import check_loaded
+from keyferry.web.page.peers import DIRECT, Peers
 from keyferry.web.presented import key_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class RunOptions:
     """Where the loopback endpoints are served."""
     page: tuple[str, int] | None = None
     """Where the approval page is served; people find it at ``RunSettings.page_url``."""
+    peers: Peers = DIRECT
+    """Knows the proxies in front of the page."""
 
 
 class Stopping:
@@ -221,7 +224,8 @@ class _Run:
         from keyferry.web.page.site import ApprovalPage, Site  # noqa: PLC0415 - only where it is wanted
 
         token = self._settings.state / TOKEN_NAME
-        site = Site(self._settings.page_url, f"It is in the file {token} of the machine that runs Keyferry.")
+        viewers = f"It is in the file {token} of the machine that runs Keyferry."
+        site = Site(self._settings.page_url, viewers, self._options.peers)
         async with ApprovalPage(self._broker.engine.approvals, site, *self._options.page):
             self._say(Level.INFO, "page", f"the approval page is at {site.url}; the token for its list is in {token}")
             yield

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import KeyferryError
 from keyferry.web.arguments import Parser
+from keyferry.web.page.peers import DIRECT, HEADERS, Peers, parse_peers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,8 @@ class PageSettings:
     authorities: Path | None = None
     certificate: tuple[Path, Path] | None = None
     """The page's own, and its key; without them, somebody before it speaks TLS."""
+    peers: Peers = DIRECT
+    """Knows the proxies in front of it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -72,10 +75,11 @@ def parse(arguments: list[str]) -> PageSettings:
             raise ValueError(f"{option} is needed")
     if not given.broker.startswith("https://"):
         raise ValueError(f"--broker: {given.broker!r} does not begin with https://")
+    peers = parse_peers(given.trusted_proxies, given.forwarded_header)
     logging.basicConfig(format="keyferry: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("keyferry").setLevel(given.log_level.upper())
     pair = None if given.tls_key is None else (given.tls_certificate, given.tls_key)
-    return PageSettings(host, port, check_url(given.page_url), given.broker, given.token, given.ca, pair)
+    return PageSettings(host, port, check_url(given.page_url), given.broker, given.token, given.ca, pair, peers)
 
 
 def _parser() -> Parser:
@@ -100,6 +104,18 @@ def _parser() -> Parser:
     add("--ca", metavar="FILE", type=Path, help="authorities of the broker API. Default: the system's")
     add("--tls-certificate", metavar="FILE", type=Path, help="speak TLS with this certificate; else a proxy must")
     add("--tls-key", metavar="FILE", type=Path, help="the certificate's key")
+    add(
+        "--trusted-proxies",
+        metavar="CIDR[,CIDR...]",
+        default=environment.get("KEYFERRY_TRUSTED_PROXIES"),
+        help="proxies whose word on who asks is believed, for the rates. Default: none (KEYFERRY_TRUSTED_PROXIES)",
+    )
+    add(
+        "--forwarded-header",
+        metavar="NAME",
+        default=environment.get("KEYFERRY_FORWARDED_HEADER"),
+        help=f"where they say it: {' or '.join(HEADERS)}. Default: {HEADERS[0]} (KEYFERRY_FORWARDED_HEADER)",
+    )
     level = environment.get("KEYFERRY_LOG_LEVEL", "info").lower()
     add("--log-level", choices=LEVELS, default=level if level in LEVELS else "info", help="Default: %(default)s")
     return parser
@@ -119,7 +135,7 @@ async def serve(settings: PageSettings) -> None:
     tls = serving.context if serving is not None else None
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(approvals.close)
-        site = Site(settings.url, VIEWERS)
+        site = Site(settings.url, VIEWERS, settings.peers)
         await stack.enter_async_context(ApprovalPage(approvals, site, settings.host, settings.port, tls=tls))
         if serving is not None:
             watching = asyncio.create_task(serving.watch(), name="certificate")

@@ -1,4 +1,4 @@
-"""How often one address may ask."""
+"""How often one asker may ask."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ MOST_ADDRESSES: Final = 4096
 class Rates:
     """A bucket of ``burst`` for every address, refilled with ``rate`` a second.
 
-    Behind a proxy all people share its address, so the rates are those of a busy house, not of one person: they bound
-    what a flood costs, and links and tokens are too long to be guessed at any rate.
+    People may share an address (a house's, or that of a proxy which is not named as trusted), so the rates are those of
+    a busy house, not of one person: they bound what a flood costs, and links and tokens are too long to be guessed at
+    any rate.
     """
 
     def __init__(self, rate: float, burst: float, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -22,6 +22,7 @@ from keyferry.secret import SecretValue
 from keyferry.web.page import headers
 from keyferry.web.page.browser import Browsers, new_browser
 from keyferry.web.page.pages import Pages, host_of
+from keyferry.web.page.peers import DIRECT, Peers
 from keyferry.web.page.rates import Rates
 from keyferry.web.page.received import Unreadable, form, parameters
 from keyferry.web.serving import SERVER, Server, listen, plain
@@ -67,6 +68,8 @@ class Site:
     """What its visitors type, without a slash at the end."""
     viewers: str
     """Says to those who look at the list which token it takes."""
+    peers: Peers = DIRECT
+    """Knows the proxies in front of it."""
 
 
 def check_url(text: str) -> str:
@@ -163,7 +166,9 @@ class ApprovalPage:
         if self._only_host and [host.lower() for host in request.headers.getall("Host", [])] != [self._only_host]:
             return plain(HTTPStatus.FORBIDDEN, "this is not the host that was asked for\n")
         writes = request.method == "POST"
-        if not (self._writes if writes else self._reads).take(request.remote or ""):
+        peers = self._site.peers
+        asking = peers.of(request.remote or "", request.headers.getall(peers.header, []))
+        if not (self._writes if writes else self._reads).take(asking):
             message = "There were too many requests from your network. Wait a minute, then load this page again."
             return self._problem(HTTPStatus.TOO_MANY_REQUESTS, "One moment", message)
         if writes and not self._browsers.is_own_form(request):
