@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from keyferry.wire import Problem
+from keyferry.wire import Problem, timestamp
 from tests.sidecar.pod import PATIENCE, until
 from tests.support.servers import free_port
 
@@ -112,6 +113,31 @@ async def test_endpoints_answer_with_the_current_token(broker: FakeBroker, pod: 
         broker.stop()
         form["refresh_token"] = placeholder
         assert (await http.post(f"{url}/oauth/token", data=form)).json()["access_token"] == "two"
+
+
+async def test_endpoints_of_a_sidecar_that_is_killed_and_started_again_answer_while_the_broker_is_away(
+    broker: FakeBroker, pod: PodPlace
+) -> None:
+    port = free_port()
+    broker.publish("nightly", "one", files={"placeholder": "@@keyferry:placeholder@@"})
+    arguments = ("--clients", "aiod", "--port", str(port))
+    async with pod.running(*arguments) as process:
+        await until(lambda: "the containers may start" in pod.log, "the gate")
+        await until(lambda: broker.held, "a held request")
+        process.kill()
+        await process.wait()
+    broker.stop()
+    confirmed = json.loads(pod.read(".keyferry/status.json"))["identities"]["nightly"]["confirmed_at"]
+    async with pod.running(*arguments), httpx.AsyncClient(trust_env=False) as http:
+        headers = {"Authorization": f"Bearer {pod.read('nightly/placeholder')}"}
+        answer: httpx.Response | None = None
+        while answer is None:
+            with contextlib.suppress(httpx.ConnectError):  # it has not begun to serve
+                answer = await http.get(f"http://127.0.0.1:{port}/nightly/token", headers=headers, timeout=PATIENCE)
+            await asyncio.sleep(0.05)
+        assert answer.json()["access_token"] == "one"
+        assert answer.json()["confirmed_at"] == timestamp(confirmed)
+        assert "BrokerUnreachable" in pod.log
 
 
 async def test_what_tileds_client_deletes_comes_back(broker: FakeBroker, pod: PodPlace) -> None:

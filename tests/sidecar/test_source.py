@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,12 @@ from keyferry.providers.labarchives import AccessKey, LabArchivesUser, Notebook,
 from keyferry.secret import SecretValue
 from keyferry.sidecar.source import BrokerSource
 from keyferry.web.source import NotAllowed, NotOffered, Unavailable
-from keyferry.wire import Problem, encode_call, encode_user
+from keyferry.wire import Problem, encode_call, encode_user, timestamp
 from tests.sidecar.pod import PLACEHOLDER, until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from keyferry.sidecar.follow import Follower
     from tests.sidecar.pod import PodPlace
     from tests.support.fake_broker import FakeBroker
@@ -69,6 +73,71 @@ async def test_none_comes_where_there_is_none(broker: FakeBroker, pod: PodPlace,
     with pytest.raises(Unavailable, match="ApprovalRequired: log in") as raised:
         await source.token()
     assert raised.value.person
+
+
+ENDPOINT = "http://127.0.0.1:7531"
+
+
+async def test_the_last_answer_serves_a_sidecar_that_is_started_again(broker: FakeBroker, pod: PodPlace) -> None:
+    broker.publish("notebook", "one", lifetime=600.0)
+    before = pod.follower("notebook", endpoint=ENDPOINT)
+    await before.step()
+    broker.stop()
+    again = pod.follower("notebook", endpoint=ENDPOINT)
+    await again.step()
+    token = await BrokerSource(again, pod.client(), PLACEHOLDER).token()
+    first = await BrokerSource(before, pod.client(), PLACEHOLDER).token()
+    assert token == dataclasses.replace(first, expires_at=token.expires_at, issued_at=token.issued_at)
+    assert 0 <= first.expires_at - token.expires_at < 1, "written down in whole seconds, and never later"
+    assert token.confirmed_at is not None
+    assert token.confirmed_at <= time.time()
+    await broker.start()
+    broker.publish("notebook", "two")
+    await again.step()
+    assert (await BrokerSource(again, pod.client(), PLACEHOLDER).token()).access_token.reveal() == "two"
+
+
+async def test_what_is_kept_for_that_is_the_sidecars_alone(broker: FakeBroker, pod: PodPlace) -> None:
+    broker.publish("notebook", "one", lifetime=600.0)
+    await pod.follower("notebook").step()
+    kept = pod.directory / ".keyferry/tokens/notebook"
+    assert not kept.exists(), "nobody asks for it where there are no endpoints"
+    await pod.follower("notebook", endpoint=ENDPOINT).step()
+    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert pod.follower("notebook", endpoint=ENDPOINT).current is not None
+    whole = kept.read_bytes()
+    for spoilt in (b"", b"{}", whole[:-9], b"[" * 9000, b"\xff"):
+        kept.write_bytes(spoilt)
+        assert pod.follower("notebook", endpoint=ENDPOINT).current is None
+    kept.write_bytes(whole)
+    kept.chmod(0o666)
+    assert pod.follower("notebook", endpoint=ENDPOINT).current is None, "anybody may have written it"
+    kept.unlink()
+    kept.symlink_to(pod.directory / "elsewhere")
+    (pod.directory / "elsewhere").write_bytes(whole)
+    assert pod.follower("notebook", endpoint=ENDPOINT).current is None
+
+
+async def test_a_mounted_secret_serves_the_endpoints_as_well(broker: FakeBroker, pod: PodPlace, tmp_path: Path) -> None:
+    broker.publish("notebook", "fresh")
+    broker.stop()
+    now = time.time()
+    described = {
+        "access_token": "mounted",
+        "token_type": "Bearer",
+        "issued_at": timestamp(now - 60),
+        "expires_at": timestamp(now + 600),
+        "revision": 3,
+    }
+    (tmp_path / "token.json").write_text(json.dumps(described))
+    follower = pod.follower("notebook", endpoint=ENDPOINT, fallback=tmp_path)
+    await follower.step()
+    source = BrokerSource(follower, pod.client(), PLACEHOLDER)
+    token = await source.token()
+    assert (token.access_token.reveal(), token.revision, token.confirmed_at) == ("mounted", 3, None)
+    await broker.start()
+    await follower.step()
+    assert (await source.token()).access_token.reveal() == "fresh"
 
 
 async def test_a_login_is_no_token(broker: FakeBroker, follower: Follower, source: BrokerSource) -> None:

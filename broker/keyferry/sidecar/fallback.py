@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from keyferry.io.disk_errors import explain
 from keyferry.io.files import READ_LIMIT, read_at_most
+from keyferry.secret import SecretValue
+from keyferry.wire import TokenAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +29,8 @@ class Mounted:
     issued_at: float | None = None
     expires_at: float | None = None
     """None where none of its files says."""
+    token: TokenAnswer | None = None
+    """Where a file of format Json tells it; without files."""
 
 
 def read_mounted(directory: Path) -> Mounted | None:
@@ -50,6 +54,7 @@ def read_mounted(directory: Path) -> Mounted | None:
         revision=described.get("revision", 0),
         issued_at=_moment(described.get("issued_at")),
         expires_at=_moment(described.get("expires_at")),
+        token=_token(described),
     )
 
 
@@ -63,6 +68,15 @@ def _described(data: bytes) -> dict[str, Any] | None:
         return None
     known = isinstance(body, dict) and _moment(body.get("expires_at")) is not None
     return body if known and isinstance(body.get("revision"), int) else None
+
+
+def _token(described: Mapping[str, Any]) -> TokenAnswer | None:
+    token, issued, expires = described.get("access_token"), described.get("issued_at"), described.get("expires_at")
+    issued_at, expires_at = _moment(issued), _moment(expires)
+    if not isinstance(token, str) or not token or issued_at is None or expires_at is None:
+        return None
+    kind, scope = (str(described.get(name) or usual) for name, usual in (("token_type", "Bearer"), ("scope", "")))
+    return TokenAnswer(SecretValue(token), kind, issued_at, expires_at, scope, described["revision"])
 
 
 def _moment(text: object) -> float | None:

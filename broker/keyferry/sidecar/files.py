@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from keyferry.io.disk_errors import Translated
@@ -24,11 +25,16 @@ CLIENTS_OWN: Final = ".tiled"
 OWN: Final = ".keyferry"
 """Directory of what is not of one identity; no identity can be named so."""
 PLACEHOLDER: Final = "placeholder"
+TOKENS: Final = "tokens"
+"""Directory in that one, of the sidecar alone: what it had last, for when it is started again."""
 
 FILE_MODE: Final = 0o644
 FOLDER_MODE: Final = 0o755
 CLIENTS_MODE: Final = 0o777
 """Any user of the pod may write there; without the sticky bit, for clients delete what we wrote."""
+OWN_FILE_MODE: Final = 0o600
+OWN_FOLDER_MODE: Final = 0o700
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _SHORTEST_PLACEHOLDER: Final = 43
 """Characters that 256 bits need as URL-safe text."""
 
@@ -101,6 +107,28 @@ class IdentityFiles:
             with self._open(path) as folder:
                 folder.write(path.rpartition("/")[2], data, mode=FILE_MODE, fsync=False)
         return list(missing)
+
+    def keep(self, token: bytes) -> None:
+        """Keep a token for a sidecar that is started again, where its user alone can read it. Raises PublishError."""
+        with (
+            Folder.open(self._root, OWN, mode=FOLDER_MODE) as own,
+            own.subfolder(TOKENS, mode=OWN_FOLDER_MODE) as folder,
+        ):
+            folder.write(self._identity, token, mode=OWN_FILE_MODE, fsync=False)
+
+    def kept(self) -> bytes | None:
+        """Return what `keep` kept; None where nothing is there that this user alone could write. Raises PublishError.
+
+        It is for the endpoints, which hand it to the pod's own containers, to whoever presents the placeholder that
+        lies beside it. So neither does it open more than that to whoever reads it, nor gains anything who forges it.
+        """
+        try:
+            with Folder.open(self._root, f"{OWN}/{TOKENS}", create=False) as folder:
+                status = folder.status(self._identity)
+                ours = status is not None and status.st_uid == os.geteuid() and not status.st_mode & _OTHERS
+                return folder.read(self._identity) if ours else None
+        except FileNotFoundError:
+            return None
 
     def _open(self, path: str) -> Folder:
         """Open the directory that a file is in, with the mode that it should have."""

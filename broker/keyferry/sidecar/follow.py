@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import PublishError
@@ -13,7 +14,7 @@ from keyferry.sidecar.backoff import SOON, Backoff
 from keyferry.sidecar.client import BrokerAwayError, BrokerRefusedError
 from keyferry.sidecar.fallback import read_mounted
 from keyferry.sidecar.status import Standing
-from keyferry.wire import LONGEST_WAIT, HeldReport, ProblemReason
+from keyferry.wire import LONGEST_WAIT, HeldReport, Malformed, ProblemReason, TokenAnswer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from keyferry.sidecar.client import BrokerClient, Fetched
     from keyferry.sidecar.files import IdentityFiles
     from keyferry.sidecar.status import Board, Trouble
-    from keyferry.wire import TokenAnswer
 
 UNREACHABLE: Final = "BrokerUnreachable"
 UNWRITABLE: Final = "FilesUnwritable"
@@ -77,12 +77,12 @@ class Follower:
         self._anew = True
         """The next question is to be answered at once."""
         self._told_local = False
-        self.current: TokenAnswer | None = None
-        """The last answer."""
+        self.current: TokenAnswer | None = self._kept() if pod.endpoint else None
+        """The last answer, for the endpoints; or what came nearest to it while nobody could be asked."""
         self.tried = asyncio.Event()
         """Set once the broker was asked, with whatever outcome."""
         self.renewed = asyncio.Event()
-        """Set, and replaced, at each answer that brings a token."""
+        """Set, and replaced, when there is a token that is newer."""
 
     async def run(self) -> Never:
         """Follow until cancelled."""
@@ -123,6 +123,11 @@ class Follower:
     def trouble(self) -> Trouble | None:
         """Why there is no newer token; None while all is well."""
         return self._pod.board.standings[self.name].problem
+
+    @property
+    def confirmed_at(self) -> float | None:
+        """When (Unix seconds) the broker last said that what is held is current; None: it never did."""
+        return self._pod.board.standings[self.name].confirmed_at
 
     @property
     def may_go_missing(self) -> bool:
@@ -178,12 +183,32 @@ class Follower:
         written = time.time()
         delay = token.age + time.monotonic() - answered if pushed and token.age is not None else None
         self._unsaid = HeldReport(token.revision, written, delay) if token.revision else None
-        self.current, self._etag = token, fetched.etag
+        self._etag = fetched.etag
         expires = token.expires_at if token.access_token else None
         standing = Standing(token.revision, token.issued_at, expires, written, written, "Broker", sorted(files))
         self._pod.board.written(self.name, standing)
+        self._have(token)
+        self._keep(token)
+
+    def _have(self, token: TokenAnswer) -> None:
+        self.current = token
         self.renewed.set()
         self.renewed = asyncio.Event()
+
+    def _keep(self, token: TokenAnswer) -> None:
+        """Have the endpoints go on where this process is killed and started again while the broker is away."""
+        if self._pod.endpoint and token.access_token:
+            body = json.dumps(replace(token, files=(), age=None).to_json()).encode()
+            with contextlib.suppress(PublishError):  # the status, which is written as well, tells of it
+                self._files.keep(body)
+
+    def _kept(self) -> TokenAnswer | None:
+        """Return what a sidecar that ran before this one had."""
+        try:
+            kept = self._files.kept()
+            return None if kept is None else TokenAnswer.from_json(json.loads(kept))
+        except (PublishError, Malformed, ValueError, RecursionError):
+            return None  # it is asked for anew
 
     async def _report(self) -> None:
         """Tell the broker what is written; it is for people to see, so one try must do until the next change."""
@@ -205,7 +230,13 @@ class Follower:
         held = self._pod.board.standings[self.name]
         try:
             mounted = read_mounted(self._fallback)
-            if mounted is None or (held.written_at is not None and not _is_later(mounted.expires_at, held.expires_at)):
+            if mounted is None:
+                return
+            if mounted.token is not None and (
+                self.current is None or self.current.expires_at < mounted.token.expires_at
+            ):
+                self._have(mounted.token)
+            if held.written_at is not None and not _is_later(mounted.expires_at, held.expires_at):
                 return
             self._files.apply(mounted.files)
         except PublishError as error:

@@ -63,6 +63,7 @@ class BrokerSource:
             current.expires_at,
             current.scope,
             current.revision,
+            self._follower.confirmed_at,
         )
 
     async def sign(self, method: str) -> SignedCall:

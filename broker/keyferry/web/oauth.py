@@ -59,6 +59,8 @@ async def current_token(request: web.BaseRequest, source: Source) -> web.Respons
         "scope": token.scope,
         "revision": token.revision,
     }
+    if token.confirmed_at is not None:
+        described["confirmed_at"] = _timestamp(token.confirmed_at)
     return _json({**_bearer(token), **described})
 
 

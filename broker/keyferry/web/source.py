@@ -24,6 +24,8 @@ class Token:
     expires_at: float
     scope: str = ""
     revision: int = 0
+    confirmed_at: float | None = None
+    """When the broker last said that it is the current one; None where whoever answers knows by itself."""
 
 
 class NotOffered(Exception):
