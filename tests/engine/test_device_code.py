@@ -302,6 +302,21 @@ async def test_a_wrong_persons_first_login_is_given_up_also_where_it_could_not_b
         await known.fresh("person")
 
 
+async def test_a_wrong_persons_login_that_the_provider_will_not_revoke_is_told_of_once(known: World) -> None:
+    known.issuer.faults.add(Fault(FaultKind.ERROR, path="/revoke", status=400, error="unauthorized_client"))
+    async with known.broker():
+        await asked(known)
+        decide(known, who="eve")
+        await over(known)
+        known.renew("person")
+        await asked(known, 2)
+        await until(lambda: len(codes(known)[1].polls) >= 2)
+        notes = [event for event in known.told.events if "could not be revoked" in event.message]
+        assert len(notes) == 2, "of its refresh token and of its access token"
+        decide(known)
+        await known.fresh("person")
+
+
 async def test_a_wrong_persons_login_is_given_up_also_where_that_was_cut_off(known: World) -> None:
     """It was committed, and the process ended before it was revoked."""
     armed: list[str] = []

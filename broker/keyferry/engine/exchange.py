@@ -311,7 +311,8 @@ class OAuthExchanger:
                 await drive(request, attempt.job.channel.send)
             except KeyferryError as error:
                 attempt.job.note(f"a token of the wrong subject could not be revoked: {error.message}")
-                done = False
+                final = isinstance(error, Refused) and error.retry is not RetryClass.TRANSIENT
+                done = done and final  # what will be refused again is not asked, and told, again
         return done
 
     async def _revocation_endpoint(self, attempt: Attempt, issuer: str) -> str:
