@@ -79,7 +79,7 @@ def populate(world: World) -> set[str]:
         algorithm="ES256",
     )
     seed = world.issuer.seed_refresh_token("bot", "ada")
-    world.write("provider.yaml", world.provider(limits={"timeout": "2s"}), secret("bot", secret=CLIENT_SECRET))
+    world.write("provider.yaml", world.provider(limits=LIMITS), secret("bot", secret=CLIENT_SECRET))
     posted = client_of("posted", authentication="ClientSecretPost")
     signed = {
         "id": "signed",
@@ -126,6 +126,7 @@ def populate(world: World) -> set[str]:
     return {CLIENT_SECRET, POSTED_SECRET, PERSON, WRONG, CONTROL, seed, assertion, body[:40], body[-40:]}
 
 
+LIMITS = {"timeout": "5s", "requestsPerSecond": 1000, "burst": 1000}
 NAMES = ("plain", "posted", "signed", "person", "posted-person", "seeded", "link", "bearer")
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.issuer import FaultIssuer, RequestRecord
 
 API = "keyferry.dev/v1alpha1"
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds that a test waits for what must happen at last: generous, since machines are slow."""
 SECRET = "s3cret/of the+bot"
 PASSWORD = "pa55 & word%"
