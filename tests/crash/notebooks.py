@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.crash.cases import Stage, Terms
 
 EMAIL = "ada@example.org"
-PATIENCE = 120.0
+PATIENCE = 180.0
 STEPS = ("claim", "claimed", "spend", "answered", "escrowed", "commit", "committed", *ON_THE_WIRE)
 """What a code passes on the way to its login."""
 

@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 PATIENCE = 300.0
 LIFE = 3.0
 """Seconds that an access token lives."""
-TIMEOUT = 1
-"""Seconds after which a request is given up, and for which a claim of a dead holder is left alone."""
+TIMEOUT = 5
+"""Seconds after which a request is given up, and for which a claim of a dead holder is left alone.
+
+Many brokers begin at once: an answer that merely took its time would be a lost one, and its replay end the session.
+"""
 APPROVAL = "ApprovalRequired"
 PAGE = "https://keyferry.example.org"
 """Where a page would be, if people came."""

@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 KILLS = 300
 LIVES = (2.0, 3.0, 4.0)
+TIMEOUT = 1
+"""Seconds after which a request is given up: less than some brokers live, so that doubts are settled in the storm."""
 LATENCY = 0.08
 """Seconds that the issuers take to answer, so that a kill finds requests under way."""
 LONG = 0.15
@@ -103,7 +105,14 @@ async def test_no_moment_is_a_bad_one_to_die(tmp_path: Path, zygote: Zygote) -> 
         for issuer in issuers.values():
             issuer.faults.add(Fault(FaultKind.LATENCY, delay=LATENCY))
         identities = [
-            Identity(unique(f"{kind.value}-{where}"), kind, issuers[where], refresh_tokens, LIVES[number % len(LIVES)])
+            Identity(
+                unique(f"{kind.value}-{where}"),
+                kind,
+                issuers[where],
+                refresh_tokens,
+                LIVES[number % len(LIVES)],
+                timeout=TIMEOUT,
+            )
             for number, (kind, where, refresh_tokens) in enumerate(IDENTITIES)
         ]
         scene = FileScene(tmp_path / "random", zygote, identities)
