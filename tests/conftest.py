@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.keycloak import Keycloak, Realm
     from tests.support.tiled import Login, TiledServer
 
-pytest_plugins = ["tests.support.retries"]
+pytest_plugins = ["tests.support.order", "tests.support.retries"]
 
 SHARED_RUN = pytest.StashKey[SharedRun]()
 RUN_DIRECTORY = "keyferry_run_directory"
