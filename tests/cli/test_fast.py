@@ -36,10 +36,10 @@ def store(state: Path, *, left: float = 600.0, life: float = 3600.0, name: str =
     ("left", "minimum", "found"),
     [
         (600.0, None, True),
-        (600.0, 590.0, True),
+        (600.0, 500.0, True),
         (600.0, 610.0, False),
         (4.0, None, False),
-        (0.5, 0.0, True),
+        (4.5, 0.0, True),
         (-1.0, 0.0, False),
         (-1.0, None, False),
     ],
@@ -56,7 +56,7 @@ def test_what_the_record_asks_for_counts_where_nobody_says_otherwise(tmp_path: P
 
 
 def test_a_short_token_need_not_live_for_the_whole_leeway(tmp_path: Path) -> None:
-    state = store(tmp_path, left=3.0, life=6.0)
+    state = store(tmp_path, left=4.9, life=6.0)
     assert fast.stored_token(state, "default", "one", None) == "the-token"
     assert leeway(0.0, 6.0) == 1.5
     assert leeway(0.0, 3600.0) == LONGEST_LEEWAY == fast.LEEWAY

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Inside
 
-DEADLINE = 60.0
+DEADLINE = 180.0
 
 
 @pytest.fixture

@@ -137,7 +137,9 @@ class TestServiceAccountTokens:
     def test_anyone_can_verify_them(self, cluster: Cluster, namespace: str) -> None:
         token = cluster.api.service_account_token(namespace, "default", ["https://issuer.example.test"], 700)
         trust = ssl.create_default_context(cadata=cluster.ca)
-        found = httpx.get(f"{cluster.issuer}/.well-known/openid-configuration", verify=trust, trust_env=False)
+        found = httpx.get(
+            f"{cluster.issuer}/.well-known/openid-configuration", verify=trust, trust_env=False, timeout=60
+        )
         assert found.json()["issuer"] == cluster.issuer
         keys = jwt.PyJWKSet.from_json(cluster.jwks())
         key = keys[jwt.get_unverified_header(token)["kid"]]
@@ -147,7 +149,7 @@ class TestServiceAccountTokens:
         assert claims["sub"] == f"system:serviceaccount:{namespace}:default"
         assert claims["exp"] - claims["iat"] == 700
 
-        served = httpx.get(found.json()["jwks_uri"], verify=trust, trust_env=False)
+        served = httpx.get(found.json()["jwks_uri"], verify=trust, trust_env=False, timeout=60)
         assert served.json() == json.loads(cluster.jwks())
 
     def test_other_audience_is_no_login(self, cluster: Cluster, namespace: str) -> None:

@@ -15,7 +15,7 @@ async def ask(client: httpx.AsyncClient, account: DemoAccount, path: str, **para
 
 
 def http(issuer: DemoIssuer) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=issuer.url, trust_env=False)
+    return httpx.AsyncClient(base_url=issuer.url, trust_env=False, timeout=60)
 
 
 async def test_each_account_gets_its_token_and_the_grants_differ() -> None:

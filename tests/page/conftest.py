@@ -45,6 +45,6 @@ async def page(approvals: FakeApprovals, url: str) -> AsyncIterator[httpx.AsyncC
     """Return a client of a page in plain HTTP on the loopback; it sends what a browser's own forms send."""
     async with (
         ApprovalPage(approvals, Site(url, HINT), "127.0.0.1", int(url.rpartition(":")[2])),
-        httpx.AsyncClient(base_url=url, verify=NO_TLS, headers={"Origin": url}) as client,
+        httpx.AsyncClient(base_url=url, verify=NO_TLS, headers={"Origin": url}, timeout=60) as client,
     ):
         yield client

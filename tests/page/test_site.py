@@ -257,7 +257,7 @@ async def test_cookie_on_tls_is_of_this_host_alone(approvals: FakeApprovals, tmp
     site, tls = Site(f"https://localhost:{port}", "none"), server_context(authority.server(), tmp_path)
     async with (
         ApprovalPage(approvals, site, "127.0.0.1", port, tls=tls),
-        httpx.AsyncClient(base_url=site.url, verify=authority.client_context()) as client,
+        httpx.AsyncClient(base_url=site.url, verify=authority.client_context(), timeout=60) as client,
     ):
         answer = await client.post(f"{PATH}/begin", headers={"Origin": site.url})
     name, *attributes = answer.headers["Set-Cookie"].split("; ")

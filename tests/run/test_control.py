@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 REPORT = ObjectKey("default", "nightly-report")
 INGEST = ObjectKey("default", "ingest")
 ARCHIVE = ObjectKey("default", "archive")
-PATIENCE = 90.0
+PATIENCE = 180.0
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.support.issuer import FaultIssuer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-DEADLINE = 90.0
+DEADLINE = 180.0
 CLIENT_SECRET = "canary-of-the-client"
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "metrics.md"
 PROVIDER = "TokenProvider default/main"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 PLACEHOLDER = SecretValue("p" * 43)
 
 

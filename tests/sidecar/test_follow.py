@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import resource
 import time
 from functools import partial
@@ -76,7 +77,7 @@ async def test_an_outage_leaves_the_files_and_is_told_once(broker: FakeBroker, p
         assert standing(pod)["problem"]["reason"] == "BrokerUnreachable"
         line, good = probe(pod)
         assert good
-        assert "revision 1, good for 59m" in line
+        assert re.search(r"revision 1, good for 5\dm", line)
         assert len([line for line in pod.lines if "BrokerUnreachable" in line]) <= 3, "connection lost, and refused"
         await broker.start()
         await until(lambda: standing(pod)["problem"] is None, "recovery")
@@ -162,7 +163,7 @@ async def test_containers_wait_for_a_token_that_lives_long_enough(broker: FakeBr
     follower = pod.follower(minimum=5400.0)
     await follower.step()
     assert "LifetimeTooShort: no token of nightly ever lives for 1h30m" in probe(pod)[0]
-    broker.publish("nightly", lifetime=5405.0)
+    broker.publish("nightly", lifetime=6000.0)
     await follower.step()
     assert probe(pod)[1]
     broker.publish("nightly", lifetime=600.0)
@@ -173,9 +174,9 @@ async def test_containers_wait_for_a_token_that_lives_long_enough(broker: FakeBr
 
 
 async def test_the_gate_closes_again_when_the_token_expires(broker: FakeBroker, pod: PodPlace) -> None:
-    broker.publish("nightly", lifetime=100.0)
+    broker.publish("nightly", lifetime=1000.0)
     await pod.follower().step()
-    for later, good in ((90.0, True), (101.0, False)):
+    for later, good in ((800.0, True), (1001.0, False)):
         assert check(str(pod.directory), time.time() + later)[1] is good
     assert "expired" in check(str(pod.directory), time.time() + 3700)[0][0]
 

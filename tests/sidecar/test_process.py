@@ -96,7 +96,10 @@ async def test_a_taken_port_is_told(broker: FakeBroker, pod: PodPlace) -> None:
 async def test_endpoints_answer_with_the_current_token(broker: FakeBroker, pod: PodPlace) -> None:
     port = free_port()
     broker.publish("nightly", "one", files={"placeholder": "@@keyferry:placeholder@@", "url": "@@keyferry:endpoint@@"})
-    async with pod.running("--clients", "aiod,bearer", "--port", str(port)), httpx.AsyncClient(trust_env=False) as http:
+    async with (
+        pod.running("--clients", "aiod,bearer", "--port", str(port)),
+        httpx.AsyncClient(trust_env=False, timeout=60) as http,
+    ):
         await until(lambda: "the containers may start" in pod.log, "the gate")
         placeholder = pod.read("nightly/placeholder")
         form = {"grant_type": "refresh_token", "refresh_token": placeholder}

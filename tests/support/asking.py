@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-DEADLINE = 20.0
+DEADLINE = 90.0
 # A context made once: httpx would load the system's authorities for each client, although these speak plain HTTP.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 

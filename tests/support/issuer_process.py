@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.support.faults import Fault
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 90.0
+_PATIENCE = 180.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ NEEDED = {
     "unshare": "util-linux",
 }
 CNI_PACKAGE = "containernetworking-plugins"
-START_TIMEOUT = 180.0
-POD_TIMEOUT = 180.0
+START_TIMEOUT = 300.0
+POD_TIMEOUT = 300.0
 ADMISSION = "admissionregistration.k8s.io/v1"
 POLICY = "keyferry-test-node"
 # What the chart's tests install: its Services lead to the loopback, at the ports of its pods.

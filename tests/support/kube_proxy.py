@@ -39,7 +39,7 @@ HOP_BY_HOP = frozenset(
 )
 LARGEST_BODY = 64 * 1024 * 1024
 LARGEST_EVENT = 4 * 1024 * 1024
-START_TIMEOUT = 90.0
+START_TIMEOUT = 180.0
 APPLY = "application/apply-patch+yaml"
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 

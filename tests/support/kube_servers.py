@@ -34,7 +34,7 @@ CONTROLLER_MANAGER, SCHEDULER, NODE_USER = (
 )
 # Who may log in with a token of this control plane, and their groups beside ``system:authenticated``.
 USERS = {ADMIN: MASTERS, CONTROLLER_MANAGER: "", SCHEDULER: "", NODE_USER: NODES}
-START_TIMEOUT = 180.0
+START_TIMEOUT = 300.0
 # Runs a program that shares the lock on a file for as long as it lives: HOLD FILE PROGRAM…
 HOLD = (
     "import fcntl, os, sys; file = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(file, fcntl.LOCK_SH); "

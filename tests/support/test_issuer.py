@@ -38,7 +38,7 @@ async def test_without_faults_requests_and_tokens_are_recorded(issuer: FaultIssu
 
 async def test_connections_are_told_apart(issuer: FaultIssuer) -> None:
     for _ in range(2):
-        async with httpx.AsyncClient(base_url=issuer.url, trust_env=False, verify=NO_TLS) as client:
+        async with httpx.AsyncClient(base_url=issuer.url, trust_env=False, verify=NO_TLS, timeout=DEADLINE) as client:
             await ask(client)
     assert [record.connection for record in issuer.requests] == [1, 2]
 
@@ -158,7 +158,7 @@ async def test_faults_of_one_client_leave_the_others_alone(issuer: FaultIssuer, 
 async def test_an_issuer_with_a_path_is_discovered_at_both_places() -> None:
     async with (
         FaultIssuer(path="/realms/x") as issuer,
-        httpx.AsyncClient(base_url=issuer.url, trust_env=False, verify=NO_TLS) as client,
+        httpx.AsyncClient(base_url=issuer.url, trust_env=False, verify=NO_TLS, timeout=DEADLINE) as client,
     ):
         for path in (
             "/realms/x/.well-known/openid-configuration",
@@ -179,9 +179,13 @@ async def test_tls_takes_client_certificates(tmp_path: Path) -> None:
         assert issuer.issuer.startswith("https://127.0.0.1:")
         for name, status in (("mutual", 200), ("another", 401), (None, 401)):
             verify = authority.client_context(authority.client(name) if name else None, tmp_path)
-            async with httpx.AsyncClient(base_url=issuer.url, verify=verify, trust_env=False) as client:
+            async with httpx.AsyncClient(
+                base_url=issuer.url, verify=verify, trust_env=False, timeout=DEADLINE
+            ) as client:
                 assert (await client.post("/token", data=asked)).status_code == status
-        async with httpx.AsyncClient(base_url=issuer.url, verify=stranger.client_context(), trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=issuer.url, verify=stranger.client_context(), trust_env=False, timeout=DEADLINE
+        ) as client:
             await fails_with(httpx.ConnectError, client.get("/jwks"))
 
 
@@ -194,7 +198,7 @@ async def test_faults_work_over_tls(tmp_path: Path, kind: FaultKind) -> None:
             base_url=issuer.url,
             verify=authority.client_context(),
             trust_env=False,
-            timeout=httpx.Timeout(DEADLINE, read=1.0),
+            timeout=httpx.Timeout(DEADLINE, read=5.0),
         ) as client,
     ):
         issuer.clients.add(Client("bot", secrets=("s3cret",)))

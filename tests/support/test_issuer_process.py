@@ -28,7 +28,7 @@ def process() -> Iterator[IssuerProcess]:
 
 
 def post(process: IssuerProcess, **parameters: str) -> httpx.Response:
-    return httpx.post(f"{process.issuer}/token", data=parameters, auth=("bot", "s3cret"), trust_env=False)
+    return httpx.post(f"{process.issuer}/token", data=parameters, auth=("bot", "s3cret"), trust_env=False, timeout=60)
 
 
 def test_it_is_programmed_and_read_from_outside(process: IssuerProcess) -> None:
@@ -71,7 +71,7 @@ def test_it_can_be_administered_on_its_own_port_and_pauses(process: IssuerProces
         httpx.post(
             f"{process.url}/token", data={"grant_type": "x"}, timeout=httpx.Timeout(30, read=0.3), trust_env=False
         )
-    answer = httpx.post(f"{process.url}/_admin/resume", trust_env=False)
+    answer = httpx.post(f"{process.url}/_admin/resume", trust_env=False, timeout=60)
     assert (answer.status_code, answer.json()) == (200, {"result": None})
     process.clear_requests()
     assert post(process, grant_type="client_credentials").status_code == 200
@@ -92,12 +92,12 @@ def test_a_restart_goes_on_with_its_port_keys_and_tokens(tmp_path: Path) -> None
     with IssuerProcess(options) as process:
         process.add_client(BOT)
         issuer = process.issuer
-        keys = httpx.get(f"{issuer}/jwks", trust_env=False).json()
+        keys = httpx.get(f"{issuer}/jwks", trust_env=False, timeout=60).json()
         seed = process.seed_refresh_token("bot", "ada")
         successor = post(process, grant_type="refresh_token", refresh_token=seed).json()["refresh_token"]
     with IssuerProcess(options) as process:
         assert process.issuer == issuer
-        again = httpx.get(f"{issuer}/jwks", trust_env=False).json()
+        again = httpx.get(f"{issuer}/jwks", trust_env=False, timeout=60).json()
         assert [key["x"] for key in again["keys"]] == [key["x"] for key in keys["keys"]]
         assert len(process.issued) == 1
         assert post(process, grant_type="refresh_token", refresh_token=successor).status_code == 200

@@ -31,7 +31,7 @@ pytestmark = [
     # Connections that were left to themselves on purpose are closed when the garbage collector finds them.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-PATIENCE = 90.0
+PATIENCE = 180.0
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ async def test_a_renewed_certificate_is_shown_and_no_connection_is_dropped(serve
     server.certificates.listeners.append(told.append)
     before = await shown(server, mounted)
     limits = httpx.Limits(max_connections=1)
-    async with httpx.AsyncClient(verify=mounted.client(), base_url=server.url, limits=limits) as client:
+    async with httpx.AsyncClient(verify=mounted.client(), base_url=server.url, limits=limits, timeout=60) as client:
         streams = []
         for _ in range(2):
             answered = await client.get("/v1/here")
@@ -148,7 +148,7 @@ async def test_old_tls_is_refused(server: ApiServer, mounted: Mounted) -> None:
         context.minimum_version = ssl.TLSVersion.TLSv1
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
-    async with httpx.AsyncClient(verify=context, base_url=server.url) as client:
+    async with httpx.AsyncClient(verify=context, base_url=server.url, timeout=60) as client:
         with pytest.raises(httpx.ConnectError):
             await client.get("/v1/here")
 
@@ -172,7 +172,7 @@ async def test_old_tls_is_refused(server: ApiServer, mounted: Mounted) -> None:
 async def test_every_refusal_is_a_problem_document_that_repeats_nothing(
     server: ApiServer, mounted: Mounted, method: str, path: str, body: str | None, status: int
 ) -> None:
-    async with httpx.AsyncClient(verify=mounted.client()) as client:
+    async with httpx.AsyncClient(verify=mounted.client(), timeout=60) as client:
         url = httpx.URL(server.url).copy_with(raw_path=path.encode())
         headers = {"Content-Type": "application/json"} if body is not None else {}
         answered = await client.request(method, url, content=body, headers=headers)
@@ -188,7 +188,7 @@ async def test_every_refusal_is_a_problem_document_that_repeats_nothing(
 
 
 async def test_what_is_served_is_answered(server: ApiServer, mounted: Mounted) -> None:
-    async with httpx.AsyncClient(verify=mounted.client(), base_url=server.url) as client:
+    async with httpx.AsyncClient(verify=mounted.client(), base_url=server.url, timeout=60) as client:
         answered = await client.post("/v1/namespaces/team-a/echo", json={"x": 1})
         assert answered.json() == {"path": {"namespace": "team-a"}, "body": {"x": 1}}
         assert (await client.get("/v1/here?a=%20b")).json()["query"] == "a=%20b"
@@ -199,7 +199,7 @@ async def test_what_is_served_is_answered(server: ApiServer, mounted: Mounted) -
 async def test_a_defect_is_told_without_what_it_says(
     server: ApiServer, mounted: Mounted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with httpx.AsyncClient(verify=mounted.client(), base_url=server.url) as client:
+    async with httpx.AsyncClient(verify=mounted.client(), base_url=server.url, timeout=60) as client:
         answered = await client.get("/v1/broken?secret")
         assert (answered.status_code, answered.json()["reason"]) == (500, "Unavailable")
         assert (await client.get("/v1/here")).status_code == 200

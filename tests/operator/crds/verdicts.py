@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 V1ALPHA1 = "keyferry.dev/v1alpha1"
 CRD_VERSION = "apiextensions.k8s.io/v1"
 REFUSALS = {httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY}  # by the schema's shape, and by its rules
-TIMEOUT = 60.0
+TIMEOUT = 180.0
 Resource = dict[str, Any]
 
 

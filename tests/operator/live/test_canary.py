@@ -171,7 +171,7 @@ async def metrics(log: Path) -> str:
     """Return what the operator that was started last measures."""
     told = [json.loads(line) for line in lines_of(log) if line.startswith('{"')]
     url = [line["message"] for line in told if "metrics are at" in line["message"]][-1].rsplit(" ", 1)[-1]
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         return (await client.get(url)).text
 
 

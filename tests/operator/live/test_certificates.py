@@ -74,5 +74,5 @@ async def test_the_operator_serves_and_tells_whom_to_trust_where_there_are_consu
         field.apply(field.identity("nightly", consumers=[{"serviceAccountName": "ingest"}]))
         await field.until(lambda: api.find("v1", "ConfigMap", "keyferry-ca", field.namespace))
         assert api.get("v1", "ConfigMap", "keyferry-ca", field.namespace)["data"]["ca.crt"] == trusted
-        async with httpx.AsyncClient(verify=build_context(TlsSettings(authorities=trusted))) as client:
+        async with httpx.AsyncClient(verify=build_context(TlsSettings(authorities=trusted)), timeout=60) as client:
             assert (await client.get(f"{server.url}/nowhere")).status_code == 404

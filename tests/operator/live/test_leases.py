@@ -115,7 +115,10 @@ async def test_what_is_being_exchanged_when_the_leader_is_stopped_is_finished(fi
 
 async def test_metrics_are_served(field: Field, tmp_path: Path) -> None:
     _bot(field)
-    async with replica(field, "first", tmp_path, "--metrics", "127.0.0.1:0") as first, httpx.AsyncClient() as client:
+    async with (
+        replica(field, "first", tmp_path, "--metrics", "127.0.0.1:0") as first,
+        httpx.AsyncClient(timeout=60) as client,
+    ):
         await field.until(lambda: _ready(field, 1))
         url = next(line["message"] for line in first.lines() if "metrics are at" in line["message"]).rsplit(" ", 1)[-1]
         for probe in ("/healthz", "/readyz"):

@@ -125,7 +125,7 @@ async def test_more_replicas_share_anew_without_an_exchange(field: Field, tmp_pa
         assert len(field.issuer.issued) == len(PROVIDERS)
         assert targets == {name: (field.target(name) or {})["metadata"]["resourceVersion"] for name in PROVIDERS}
         url = next(line["message"] for line in a.lines() if "metrics are at" in line["message"]).rsplit(" ", 1)[-1]
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             text = (await client.get(url)).text
         held = {
             int(shard)
