@@ -147,3 +147,16 @@ def test_of_many_questions_the_first_are_shown_and_the_others_counted() -> None:
     assert shown.count("WDJB-MJHT  and") == 3
     assert "7 more wait for a person" in shown
     assert len(shown.splitlines()) <= 30
+
+
+@pytest.mark.parametrize(
+    ("width", "wide"), [(60, False), (80, False), (104, False), (120, False), (200, False), (104, True), (200, True)]
+)
+def test_what_is_long_never_takes_the_room_of_states_and_times(width: int, wide: bool) -> None:  # noqa: FBT001
+    approved = status(authorized_as=Account("f" * 64, "somebody.with.a.long.name@example.org"))
+    reason = {"reason": Reason.RETRYING, "retry": RetryClass.TRANSIENT, "message": "why " * 90}
+    lines = text(status("n" * 63, "s" * 63, **reason), approved, width=width, wide=wide).splitlines()
+    assert {"IDENTITY", "STATE", "EXPIRES", "RENEWS"} <= set(lines[0].split())
+    told = "\n".join(lines)
+    assert all(words in told for words in ("ssss", "Retrying", "Fresh", "in 4m 12s", "in 1m 0s"))
+    assert max(map(len, lines)) <= width

@@ -16,7 +16,7 @@ _SHORTEST = 2.0
 """Seconds; a token that lives less would expire while it is being renewed."""
 
 
-@app.command(help="Watch three identities being renewed, against an issuer of its own on the loopback.")
+@app.command(help="Watch four identities being renewed, against an issuer of its own on the loopback.")
 def demo(
     *,
     keep: Annotated[

@@ -20,7 +20,7 @@ from keyferry.engine.status import State
 from keyferry.run.prompt import lines, qr_code
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -50,6 +50,13 @@ FRAME: Final = 1.0
 _MIDDLE: Final = 72
 _WIDE: Final = 104
 """Columns below which the last error, and then provider and grant, are left out."""
+GAP: Final = 2
+"""Columns between two columns of the table."""
+_GIVES_WAY: Final = (
+    ("LAST ERROR", 40), ("PROVIDER", 12), ("APPROVED BY", 20), ("IDENTITY", 32), ("GRANT", 10),
+    ("LAST ERROR", 10), ("IDENTITY", 12), ("PROVIDER", 4), ("GRANT", 4), ("APPROVED BY", 8), ("IDENTITY", 4),
+)  # fmt: skip
+"""Which columns are cut in turn where there is not room for all, and to what width."""
 _AROUND: Final = 6
 """Lines of a terminal that are not rows of the table."""
 _DAY: Final = 86400
@@ -97,16 +104,13 @@ def render(
         names = ["IDENTITY", "STATE", "EXPIRES", "RENEWS"]
     if wide and any(status.authorized_as for status in statuses):
         names.insert(-1, "APPROVED BY")
-    for name in names:
-        shrinks = name in ("LAST ERROR", "PROVIDER", "GRANT", "IDENTITY")
-        table.add_column(
-            name, no_wrap=not wide, overflow="fold" if wide else "ellipsis", min_width=None if shrinks else 5
-        )
     asked = 5 * min(PROMPTS_SHOWN, sum(status.prompt is not None for status in statuses))
     shown = _most_urgent(statuses, now, height - _AROUND - asked if height is not None else None)
     namespaces = namespaces or len({status.key.namespace for status in statuses}) > 1
-    for status in shown:
-        cells = _cells(status, now, namespaces=namespaces)
+    rows = [_cells(status, now, namespaces=namespaces) for status in shown]
+    for name, columns in _widths(names, rows, width).items():
+        table.add_column(name, no_wrap=not wide, overflow="fold" if wide else "ellipsis", width=columns)
+    for cells in rows:
         table.add_row(*(cells[name] for name in names))
     room = None if height is None else height - len(shown) - _AROUND
     endings = _endings(statuses, now) if height is None else []
@@ -122,6 +126,18 @@ def described(account: Account) -> str:
     """Return who somebody is, as far as is known."""
     known = account.email or account.name
     return f"{known} (subject {account.subject})" if known and account.subject else str(account)
+
+
+def _widths(names: Sequence[str], rows: Sequence[Mapping[str, Text]], width: int) -> dict[str, int]:
+    """Return how wide each column is: states and times are always whole, and what is long gives way for them."""
+    widths = {name: max([len(name), *(cells[name].cell_len for cells in rows)]) for name in names}
+    excess = sum(widths.values()) + GAP * (len(names) - 1) - width
+    for name, floor in _GIVES_WAY:
+        cut = min(excess, widths.get(name, 0) - floor)
+        if cut > 0:
+            widths[name] -= cut
+            excess -= cut
+    return widths
 
 
 def _cells(status: IdentityStatus, now: float, *, namespaces: bool) -> dict[str, Text]:
