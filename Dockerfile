@@ -22,12 +22,15 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="Keyferry" \
       org.opencontainers.image.description="A credential broker that keeps the tokens of workloads fresh" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Nothing is installed in a running container, so what installs is left out.
+# Nothing is installed in a running container, so what installs is left out. The official images of Python come without
+# compiled modules, and nothing can write them in a root that is read-only: each start, and each probe, would compile anew.
 RUN for packages in /usr/local/lib/python3*/site-packages /usr/lib/python3/dist-packages; do \
       rm -rf "$packages"/pip* "$packages"/setuptools* "$packages"/pkg_resources* "$packages"/wheel* \
              "$packages"/_distutils_hack "$packages"/distutils-precedence.pth; \
     done \
  && rm -rf /usr/local/lib/python3*/ensurepip /usr/lib/python3*/ensurepip /usr/local/bin/pip* /usr/bin/pip* \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|lib2to3|site-packages)/' \
+      "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
  && echo 'keyferry:x:65532:65532:Keyferry:/tmp:/usr/sbin/nologin' >> /etc/passwd \
  && echo 'keyferry:x:65532:' >> /etc/group \
  && mkdir -p /var/lib/keyferry \

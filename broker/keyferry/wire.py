@@ -14,14 +14,13 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from keyferry.providers.labarchives.login import LabArchivesUser, Notebook, SignedCall
-from keyferry.providers.labarchives.signature import Signature
 from keyferry.secret import SecretValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from keyferry.model import ObjectKey
+    from keyferry.providers.labarchives.login import LabArchivesUser, SignedCall
 
 AUDIENCE: Final = "keyferry"
 """Audience of the service-account tokens that are presented."""
@@ -234,6 +233,9 @@ def encode_call(call: SignedCall) -> dict[str, Any]:
 
 def decode_call(data: object) -> SignedCall:
     """Return what ``encode_call`` made. Raises Malformed."""
+    from keyferry.providers.labarchives.login import SignedCall  # noqa: PLC0415 - few sidecars need it, and none at first
+    from keyferry.providers.labarchives.signature import Signature  # noqa: PLC0415
+
     body = _object(data)
     signature = Signature(_text(body, "accessKeyId"), _integer(body, "expires"), _text(body, "signature"))
     authorities = None if body.get("authorities") is None else _text(body, "authorities")
@@ -252,6 +254,8 @@ def encode_user(user: LabArchivesUser) -> dict[str, Any]:
 
 def decode_user(data: object) -> LabArchivesUser:
     """Return what ``encode_user`` made; its user id is empty. Raises Malformed."""
+    from keyferry.providers.labarchives.login import LabArchivesUser, Notebook  # noqa: PLC0415 - see above
+
     body = _object(data)
     notebooks = tuple(
         Notebook(_text(each, "id"), _text(each, "name"), _flag(each, "isDefault"))

@@ -10,8 +10,6 @@ import contextlib
 import errno
 import itertools
 import os
-import secrets
-import shutil
 import stat
 import time
 from typing import TYPE_CHECKING, Final, Self, final
@@ -229,7 +227,7 @@ class Folder:
 
     def remove_tree(self, name: str) -> None:
         """Remove the directory ``name`` in this one with all that is in it; no link is followed. Raises OSError."""
-        shutil.rmtree(name, dir_fd=self._descriptor)
+        _remove_tree(name, self._descriptor)
 
     def sync(self) -> None:
         """Make the names in this directory durable."""
@@ -321,7 +319,7 @@ def sweep_temporaries(root: Path, *, now: float | None = None, older_than: float
     return swept
 
 
-_PROCESS: Final = secrets.token_hex(8)
+_PROCESS: Final = os.urandom(8).hex()
 _serial: Final = itertools.count()
 
 
@@ -330,12 +328,18 @@ def temporary_name() -> str:
     return f"{TEMPORARY_PREFIX}{_PROCESS}-{os.getpid()}-{next(_serial)}"
 
 
+def _remove_tree(name: str, descriptor: int) -> None:
+    import shutil  # noqa: PLC0415 - it brings every compression along, and a sidecar that starts removes no trees
+
+    shutil.rmtree(name, dir_fd=descriptor)
+
+
 def _sweep(descriptor: int, name: str, limit: float) -> bool:
     with contextlib.suppress(OSError):
         status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         if status.st_mtime < limit:
             if stat.S_ISDIR(status.st_mode):
-                shutil.rmtree(name, dir_fd=descriptor)
+                _remove_tree(name, descriptor)
             else:
                 os.unlink(name, dir_fd=descriptor)
             return True
