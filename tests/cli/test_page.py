@@ -75,7 +75,10 @@ async def test_page_is_what_a_broker_says(broker: str, approvals: FakeApprovals,
     )
     try:
         async with httpx.AsyncClient(
-            base_url=options["page-url"], verify=authority.client_context(), headers={"Origin": options["page-url"]}
+            base_url=options["page-url"],
+            verify=authority.client_context(),
+            headers={"Origin": options["page-url"]},
+            timeout=DEADLINE,
         ) as client:
             async with asyncio.timeout(DEADLINE):
                 while not await _is_ready(client):  # noqa: ASYNC110 - it is another process that gets ready

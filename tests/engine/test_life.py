@@ -62,13 +62,17 @@ async def test_a_suspended_identity_rests_and_goes_on(world: World) -> None:
         assert len(world.requests()) == 1
 
 
-async def test_a_renewal_on_demand_comes_once_a_minute_at_most(world: World) -> None:
+INTERVAL = 160.0
+"""Seconds between two renewals on demand: more than one takes on a slow machine, by a clock that runs too fast."""
+
+
+async def test_a_renewal_on_demand_comes_once_in_an_interval_at_most(world: World) -> None:
     world.basics()
     world.write("bot.yaml", identity("bot"))
-    async with world.broker(renew_interval=60.0):
+    async with world.broker(renew_interval=INTERVAL):
         await world.fresh("bot")
         assert world.renew("bot") == 0
-        assert 0 < world.renew("bot") <= 60
+        assert 0 < world.renew("bot") <= INTERVAL
         await world.fresh("bot", revision=2)
         assert world.renew("bot") > 0
         await asyncio.sleep(0.2)

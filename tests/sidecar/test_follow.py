@@ -77,7 +77,7 @@ async def test_an_outage_leaves_the_files_and_is_told_once(broker: FakeBroker, p
         assert standing(pod)["problem"]["reason"] == "BrokerUnreachable"
         line, good = probe(pod)
         assert good
-        assert re.search(r"revision 1, good for 5\dm", line)
+        assert re.search(r"revision 1, good for [45]\dm", line)
         assert len([line for line in pod.lines if "BrokerUnreachable" in line]) <= 3, "connection lost, and refused"
         await broker.start()
         await until(lambda: standing(pod)["problem"] is None, "recovery")
