@@ -58,9 +58,15 @@ class Named:
         return (self.spec.target.secret_name if self.spec is not None else None) or self.name
 
     @property
-    def without_secret(self) -> bool:
-        """Whether it is known to publish none."""
-        return self.spec is not None and self.spec.target.type is TargetType.NONE
+    def lacks_secret(self) -> str:
+        """Why no Secret can hold what it writes, as the rest of a sentence; empty where one can, or nobody knows."""
+        if self.spec is not None and self.spec.target.type is TargetType.NONE:
+            return "publishes no Secret (spec.target.type is None)"
+        if self.keeps_cache:
+            return "writes Tiled's token directory, which no Secret can hold"
+        if self.serves(Client.LABARCHIVES):
+            return "writes LabArchives' files, which no Secret can hold"
+        return ""
 
     def admits(self, account: str) -> bool:
         """Tell whether pods of a service account may fetch it, or whether that is not known."""

@@ -13,7 +13,7 @@ from keyferry.render.tiled import API_KEY_FILE, CACHE_FOLDER
 from keyferry.render.tiled import ENV_FILE as TILED_FILE
 from keyferry_operator.injection.identities import chosen
 from keyferry_operator.injection.settings import FILE_VARIABLES, shown_version
-from keyferry_operator.injection.wishes import CLIENTS, HOME, INJECT, MODE, Client, Mode, Refused
+from keyferry_operator.injection.wishes import CLIENTS, FALLBACK, HOME, INJECT, MODE, Client, Mode, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ AIOD_VOLUME: Final = "keyferry-aiod"
 TOGETHER: Final = ("API_URL", "ACCESS_KEYID", "ACCESS_PWD")
 """Variables of LabArchives' client that only make sense together: who sets one has an endpoint of their own."""
 LABARCHIVES: Final = (*TOGETHER, "AUTH_EMAIL", "AUTH_KEY")
+FALLBACK_VOLUME: Final = "keyferry-fallback-"
 MOUNTED_MODE: Final = 0o444
 
 
@@ -57,6 +58,11 @@ class Needs:
     def say(self, name: str, value: str) -> None:
         """Set a variable to what is known already."""
         self.variables.append(Variable({"name": name, "value": value}))
+
+
+def fallback_volume(wishes: Wishes, name: str) -> str:
+    """Return the name of the volume with an identity's Secret that the sidecar falls back on."""
+    return f"{FALLBACK_VOLUME}{wishes.identities.index(name)}"  # an identity's own name may be too long, or have dots
 
 
 def needs(wishes: Wishes, identities: Sequence[Named], kubernetes: Version) -> Needs:
@@ -135,6 +141,8 @@ class _Files(_Clients):
         for identity in self.identities:
             if identity.keeps_cache:
                 self._writable_cache(identity)
+            if identity.name in self.wishes.fallback:
+                self._fallback(identity)
 
     def tiled(self, identity: Named) -> None:
         if identity.has_key:
@@ -152,6 +160,15 @@ class _Files(_Clients):
     def labarchives(self, identity: Named) -> None:
         for name in LABARCHIVES:
             self._from_file(identity, LABARCHIVES_FILE, name, Client.LABARCHIVES, unless=TOGETHER)
+
+    def _fallback(self, identity: Named) -> None:
+        """Add a volume for the sidecar alone; the pod starts without what is not there."""
+        aiod = identity.serves(Client.AIOD)
+        why = "writes AI-on-Demand's files, which are others in a Secret" if aiod else identity.lacks_secret
+        if why:
+            raise Refused(f"{FALLBACK} names {identity.name}, which {why}: leave it out there.")
+        secret = {"secretName": identity.secret, "defaultMode": MOUNTED_MODE, "optional": True}
+        self.made.volumes.append({"name": fallback_volume(self.wishes, identity.name), "secret": secret})
 
     def _writable_cache(self, identity: Named) -> None:
         """Mount Tiled's token directory over itself, writable: the client deletes files that no longer serve."""
@@ -217,12 +234,5 @@ class _Secrets(_Clients):
 
     def _check(self, identity: Named) -> None:
         """Refuse what cannot come by a Secret: the pod would wait for it for ever."""
-        why = ""
-        if identity.without_secret:
-            why = "publishes no Secret (spec.target.type is None)"
-        elif identity.keeps_cache:
-            why = "writes Tiled's token directory, which no Secret can hold"
-        elif identity.serves(Client.LABARCHIVES):
-            why = "writes LabArchives' files, which no Secret can hold"
-        if why:
-            raise Refused(f"{MODE} is Secret, and {identity.name} {why}: use {MODE}: Sidecar.")
+        if identity.lacks_secret:
+            raise Refused(f"{MODE} is Secret, and {identity.name} {identity.lacks_secret}: use {MODE}: Sidecar.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Final
 
-from keyferry_operator.injection.needs import FILES_VOLUME, ROOT
+from keyferry_operator.injection.needs import FILES_VOLUME, ROOT, fallback_volume
 from keyferry_operator.injection.pods import SIDECAR
 from keyferry_operator.injection.wishes import DEFAULT_PORT, Client
 
@@ -28,6 +28,8 @@ BROKER_VOLUME: Final = "keyferry-broker"
 BROKER_DIRECTORY: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where the API server would mount the pod's own token, which the sidecar does not need: where something is mounted
 already, it mounts none."""
+FALLBACK_DIRECTORY: Final = "/var/run/secrets/keyferry.dev"
+"""Where the Secrets are mounted that the sidecar falls back on, each in a directory named for its identity."""
 FILES_LIMIT: Final = "16Mi"
 READABLE: Final = 0o444
 GATE_SECONDS: Final = 50
@@ -81,6 +83,10 @@ def container(pod: Pod, namespace: str, wishes: Wishes, clients: Sequence[Client
         "volumeMounts": [
             {"name": FILES_VOLUME, "mountPath": ROOT},
             {"name": BROKER_VOLUME, "mountPath": BROKER_DIRECTORY, "readOnly": True},
+            *(
+                {"name": fallback_volume(wishes, name), "mountPath": f"{FALLBACK_DIRECTORY}/{name}", "readOnly": True}
+                for name in wishes.fallback
+            ),
         ],
     }
     if settings.resources:
@@ -102,6 +108,7 @@ def _arguments(namespace: str, wishes: Wishes, clients: Sequence[Client], settin
         *([f"--clients={','.join(client.value for client in clients)}"] if clients else []),
         *([f"--minimum-remaining={minimum}"] if minimum else []),
         *(f"--allow-host={host}" for host in hosts),
+        *(f"--fallback={name}={FALLBACK_DIRECTORY}/{name}" for name in wishes.fallback),
         *wishes.identities,
     ]
 

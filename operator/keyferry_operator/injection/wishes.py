@@ -23,7 +23,8 @@ CONTAINERS: Final = f"{DOMAIN}containers"
 CLIENTS: Final = f"{DOMAIN}clients"
 HOME: Final = f"{DOMAIN}home"
 PORT: Final = f"{DOMAIN}port"
-ASKED: Final = (INJECT, MODE, MINIMUM, CONTAINERS, CLIENTS, HOME, PORT)
+FALLBACK: Final = f"{DOMAIN}fallback"
+ASKED: Final = (INJECT, MODE, MINIMUM, CONTAINERS, CLIENTS, HOME, PORT, FALLBACK)
 
 INJECTED: Final = f"{DOMAIN}injected"
 """Ours: the containers that were given the files. It is there once a pod was injected, and only then."""
@@ -73,6 +74,8 @@ class Wishes:
     """None: whatever the identities' files are for."""
     home: str | None = None
     port: int | None = None
+    fallback: tuple[str, ...] = ()
+    """Identities whose Secrets the sidecar is given as well, for when nobody can be asked."""
 
 
 def read_wishes(annotations: Mapping[str, str]) -> Wishes | None:
@@ -93,10 +96,16 @@ def read_wishes(annotations: Mapping[str, str]) -> Wishes | None:
         clients=_clients(annotations.get(CLIENTS)),
         home=_home(annotations.get(HOME)),
         port=_port(annotations.get(PORT)),
+        fallback=_names(FALLBACK, annotations[FALLBACK]) if FALLBACK in annotations else (),
     )
+    for name in wishes.fallback:
+        if name not in wishes.identities:
+            raise Refused(
+                f"{FALLBACK} names {name}, which {INJECT} does not: name it there, too, or leave it out here."
+            )
     if wishes.mode is Mode.SECRET:
-        for name, value in ((MINIMUM, wishes.minimum_remaining), (PORT, wishes.port)):
-            if value is not None:
+        for name in (MINIMUM, PORT, FALLBACK):
+            if name in annotations:
                 raise Refused(f"{name} is the sidecar's, and {MODE} is Secret: leave one of the two out.")
     if wishes.clients is not None and Client.AIOD in wishes.clients and wishes.home is None:
         raise Refused(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keyferry.sidecar.settings import parse
 from keyferry_operator.injection import Refused
 from tests.operator.injection.samples import (
     SETTINGS,
@@ -338,6 +340,42 @@ class TestSecretMode:
         assert "keyferry.dev/mode is Secret" in refusal(pod(asking(mode="Secret", clients="labarchives")))
 
 
+class TestFallback:
+    def test_the_sidecar_alone_has_the_secret_and_the_pod_starts_without_it(self) -> None:
+        known = {"nightly": spec("Token"), "other.one": spec("Token", "Json", secretName="elsewhere")}
+        body = injected(pod(asking(inject="nightly,other.one", fallback="other.one")), **known)
+        place = "/var/run/secrets/keyferry.dev/other.one"
+        secret = {"secretName": "elsewhere", "defaultMode": 0o444, "optional": True}
+        assert volumes(body)["keyferry-fallback-1"] == {"name": "keyferry-fallback-1", "secret": secret}
+        mount = {"name": "keyferry-fallback-1", "mountPath": place, "readOnly": True}
+        assert mounts(body, "keyferry")[place] == mount
+        given = parse(container(body, "keyferry")["args"][1:])
+        assert given.fallbacks == {"other.one": Path(place)}
+        assert mounts(body) == {"/var/run/keyferry": FILES}
+
+    def test_an_identity_that_is_not_there_yet_has_the_usual_secret(self) -> None:
+        body = injected(pod(asking(fallback="nightly")))
+        assert volumes(body)["keyferry-fallback-0"]["secret"]["secretName"] == "nightly"
+
+    def test_a_pod_that_does_not_ask_has_none(self) -> None:
+        body = injected(pod(), nightly=spec("Token"))
+        assert set(volumes(body)) == {"keyferry-files", "keyferry-broker"}
+        assert not [each for each in container(body, "keyferry")["args"] if "fallback" in each]
+
+    @pytest.mark.parametrize(
+        ("known", "why"),
+        [
+            (spec("Token", type="None"), "publishes no Secret (spec.target.type is None)"),
+            (spec("Token", "Tiled"), "writes Tiled's token directory, which no Secret can hold"),
+            (spec("LabArchives"), "writes LabArchives' files, which no Secret can hold"),
+            (spec("Token", "AIoD"), "writes AI-on-Demand's files, which are others in a Secret"),
+        ],
+    )
+    def test_what_no_secret_can_stand_in_for(self, known: Any, why: str) -> None:
+        said = refusal(pod(asking(fallback="nightly")), nightly=known)
+        assert said == f"keyferry.dev/fallback names nightly, which {why}: leave it out there."
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("annotations", "said"),
@@ -362,6 +400,11 @@ class TestRefused:
             ({"zone": "a"}, "keyferry.dev/zone is no annotation that Keyferry knows on a pod; it knows"),
             ({"mode": "Secret", "port": "7531"}, "keyferry.dev/port is the sidecar's, and keyferry.dev/mode is Secret"),
             ({"mode": "Secret", "minimum_remaining": "1h"}, "keyferry.dev/minimum-remaining is the sidecar's"),
+            ({"mode": "Secret", "fallback": "nightly"}, "keyferry.dev/fallback is the sidecar's"),
+            ({"fallback": "other"}, "keyferry.dev/fallback names other, which keyferry.dev/inject does not"),
+            ({"fallback": "true"}, "keyferry.dev/fallback names true, which keyferry.dev/inject does not"),
+            ({"fallback": ""}, "keyferry.dev/fallback is empty"),
+            ({"falback": "nightly"}, "did you mean keyferry.dev/fallback?"),
         ],
     )  # fmt: skip
     def test_an_annotation_that_cannot_be(self, annotations: dict[str, str], said: str) -> None:

@@ -53,6 +53,7 @@ ANNOTATIONS = st.fixed_dictionaries(
         ).map(",".join),
         "keyferry.dev/home": st.just("/home/app"),
         "keyferry.dev/port": st.just("7600"),
+        "keyferry.dev/fallback": st.lists(IDENTITIES, min_size=1, max_size=2, unique=True).map(",".join),
         "example.org/other": st.just("stays"),
     },
 )  # fmt: skip

@@ -90,6 +90,13 @@ def judge(field: Field) -> None:
     assert "initContainers" not in plain["spec"]
     said = eventually(lambda: refusal(field, new_pod(field, "wrong", asking(mode="Sidekick"))), "it is refused")
     assert "keyferry.dev/mode: 'Sidekick' is none of Sidecar, Secret; did you mean Sidecar?" in said
+    fallen = eventually(
+        lambda: attempt(field, new_pod(field, "fallback", asking(inject="nightly,other", fallback="other"))),
+        "a pod that falls back on a Secret",
+    )
+    assert "--fallback=other=/var/run/secrets/keyferry.dev/other" in container(fallen, "keyferry")["args"]
+    no_secret = eventually(lambda: refusal(field, new_pod(field, "none", asking(fallback="nightly"))), "no Secret")
+    assert "keyferry.dev/fallback names nightly, which publishes no Secret (spec.target.type is None)" in no_secret
 
 
 def refusal(field: Field, body: dict[str, Any]) -> str:
