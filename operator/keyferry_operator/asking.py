@@ -47,6 +47,12 @@ class Requests:
                 self._catalog.handled[request][key] = wanted
             self._act(request, key)
 
+    @staticmethod
+    def are_open(body: Object) -> bool:
+        """Tell whether an identity's annotations ask for what its status does not say was acted on."""
+        annotations, status = body["metadata"].get("annotations") or {}, body.get("status") or {}
+        return any(annotations.get(each.annotation, "") not in ("", status.get(each.field)) for each in REQUESTS)
+
     def resume(self) -> None:
         """Look again at what was asked for: identities may be ours that were another replica's."""
         for request, key in list(self._wanted):

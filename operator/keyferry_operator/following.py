@@ -12,6 +12,7 @@ from keyferry.model import ObjectKey
 from keyferry.spec.identity import ProviderKind
 from keyferry.spec.resources import Sharing, load_object
 from keyferry_operator.asking import Requests
+from keyferry_operator.catalog import is_known
 from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, NAMESPACES, PROVIDERS, SECRETS
 from keyferry_operator.errors import ApiError
 from keyferry_operator.names import CREDENTIAL_LABEL, MANAGED_LABEL, REQUESTS
@@ -96,6 +97,15 @@ class Follower:
         )
         self._inbox: asyncio.Queue[Change] = asyncio.Queue()
         self._times = times
+        self._since: dict[str, str] = {}
+        """The version at which the list of a kind ended, by its URL path: the watch goes on from there."""
+        self._read_at = ""
+        """The version of the cluster after all lists: what the watch tells of earlier ones is not news to everybody."""
+        self._managed, self._credential_secrets = (
+            self._reflector(SECRETS, f"{label}=true") for label in (MANAGED_LABEL, CREDENTIAL_LABEL)
+        )
+        # Cluster providers are offered by the namespaces' labels; there are none where only some are watched.
+        self._all_namespaces = () if watch_namespaces else (self._reflector(NAMESPACES),)
         self._sweep = Sweep(
             client,
             engine,
@@ -108,7 +118,14 @@ class Follower:
 
     def watch(self) -> ResourceWatch:
         """Return the watch of our own resources, to be started and stopped."""
-        return ResourceWatch(self._login, self._watch_namespaces, self._kinds(), self._inbox.put_nowait, self._times)
+        return ResourceWatch(
+            self._login,
+            self._watch_namespaces,
+            self._kinds(),
+            self._inbox.put_nowait,
+            self._times,
+            since=self._since,
+        )
 
     async def run(self) -> None:
         """Follow what changes until cancelled."""
@@ -117,8 +134,7 @@ class Follower:
             self._sweep.run(),
             self._providers.run(),
             self._rereader.run(),
-            self._reflect_namespaces(),
-            *(self._reflect(label) for label in (MANAGED_LABEL, CREDENTIAL_LABEL)),
+            *(each.run() for each in (self._managed, self._credential_secrets, *self._all_namespaces)),
         )
 
     async def let_go(self, unknown: list[Versioned]) -> None:
@@ -140,50 +156,79 @@ class Follower:
         await self.let_go(await self._engine.strays())
 
     def resume(self) -> None:
-        """Act on what was asked for while another replica looked after an identity, and look at its provider."""
+        """Act on what was asked for while another replica, or none, looked after an identity; look at its provider."""
         self._requests.resume()
         self._providers.resume()
+        for key, status in self._catalog.statuses():
+            if "asked" in status:
+                for follower in self._followers:
+                    follower.changed(key)
 
     async def read_all(self) -> None:
         """Read what is declared and published, as soon as the API server tells."""
+        first_try = True
         while True:
             try:
-                await self._list_namespaces()
+                for each in self._all_namespaces:
+                    await each.read(self._read_namespace)
                 for kind in self._kinds():
                     for namespace in self._where(kind):
-                        async for body in self._client.pages(kind, namespace):
-                            self._declare(kind, body, listed=True)
-                for namespace in self._where(SECRETS):
-                    async for body in self._client.pages(SECRETS, namespace, labels=f"{MANAGED_LABEL}=true"):
-                        self._publisher.see(body)
-                    async for body in self._client.pages(SECRETS, namespace, labels=f"{CREDENTIAL_LABEL}=true"):
-                        self._catalog.credentials[_key(body)] = body["metadata"]["resourceVersion"]
+                        await self._read_kind(kind, namespace)
+                await self._managed.read(self._read_managed)
+                await self._credential_secrets.read(self._read_credential)
+                self._read_at = await self._version_now()
             except ApiError as error:
                 log.warning("the resources could not be listed yet: %s", error)
+                first_try = False
                 await asyncio.sleep(LIST_PAUSE)
             else:
+                if not first_try:  # what vanished between two tries is noticed by a list of the watch's own
+                    self._since.clear()
                 return
 
-    async def _reflect(self, label: str) -> None:
-        reflector = Reflector(
-            self._client,
-            SECRETS,
-            f"{label}=true",
-            self._inbox.put_nowait,
-            namespaces=self._watch_namespaces,
-            times=self._times,
-        )
-        await reflector.run()
+    async def _version_now(self) -> str:
+        """Return the version of the cluster."""
+        async for version, _ in self._client.listing(PROVIDERS, self._where(PROVIDERS)[0]):
+            return version
+        return ""
 
-    async def _list_namespaces(self) -> None:
-        if not self._watch_namespaces:
-            async for body in self._client.pages(NAMESPACES):
-                self._admission.see(body)
+    async def _read_kind(self, kind: Kind, namespace: str | None) -> None:
+        async for version, page in self._client.listing(kind, namespace):
+            for listed in page:
+                body = await self._current(kind, listed)
+                self._declare(kind, body, listed=True)
+                if kind is IDENTITIES:
+                    self._requests.see(_key(body), body)
+            self._since[kind.path(namespace)] = version
 
-    async def _reflect_namespaces(self) -> None:
-        """Follow the namespaces' labels, by which cluster providers are offered."""
-        if not self._watch_namespaces:
-            await Reflector(self._client, NAMESPACES, "", self._inbox.put_nowait).run()
+    async def _current(self, kind: Kind, body: Object) -> Object:
+        """Return an identity as it is now where something is asked that was not acted on, as far as ``body`` tells.
+
+        A list may be of yesterday, and the watch that goes on from there tells of requests that were acted on since.
+        """
+        if kind is not IDENTITIES or not self._requests.are_open(body):
+            return body
+        found = await self._client.get(kind, body["metadata"]["namespace"], body["metadata"]["name"])
+        return body if found is None or found["metadata"]["uid"] != body["metadata"]["uid"] else found
+
+    def _read_namespace(self, change: Change) -> None:
+        self._admission.see(change.body, deleted=change.deleted)
+
+    def _read_managed(self, change: Change) -> None:
+        if change.deleted:
+            self._catalog.discard(_key(change.body))
+        else:
+            self._publisher.see(change.body)
+
+    def _read_credential(self, change: Change) -> None:
+        if change.deleted:
+            self._catalog.credentials.pop(_key(change.body), None)
+        else:
+            self._catalog.credentials[_key(change.body)] = change.body["metadata"]["resourceVersion"]
+
+    def _reflector(self, kind: Kind, labels: str = "") -> Reflector:
+        namespaces = self._watch_namespaces if kind.namespaced else ()
+        return Reflector(self._client, kind, labels, self._inbox.put_nowait, namespaces=namespaces, times=self._times)
 
     def _kinds(self) -> tuple[Kind, ...]:
         """Cluster providers need rights on the whole cluster."""
@@ -205,7 +250,10 @@ class Follower:
                 elif change.deleted:
                     self._gone(change.kind, change.body)
                 else:
-                    self._changed(change.kind, change.body, listed=change.listed)
+                    body = change.body
+                    if is_known(body["metadata"]["resourceVersion"], self._read_at, listed=False):
+                        body = await self._current(change.kind, body)
+                    self._changed(change.kind, body, listed=change.listed)
                     if change.listed:
                         self._sweep.listed(change.kind, _key(change.body))
             except KeyferryError as error:

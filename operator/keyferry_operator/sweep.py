@@ -34,7 +34,8 @@ QUIET: Final = 2.0
 ASKED_ONE_BY_ONE: Final = 50
 """More objects than these that a list left out are looked for with another list."""
 FIRST: Final = 20.0
-"""Seconds until the first comparison: what vanished between our list and a watch's own first one, nobody tells of."""
+"""Seconds until records without an identity are looked at again, should it not have been known at the start whose they
+are. The watches go on where the first list ended, so there is nothing else to compare yet."""
 PAUSE: Final = 15.0
 """Seconds until a comparison that failed is made again."""
 
@@ -77,7 +78,7 @@ class Sweep:
 
     async def run(self) -> None:
         """Compare until cancelled."""
-        pause = min(self._every, FIRST)
+        pause, strays_alone = min(self._every, FIRST), True
         while True:
             try:
                 async with asyncio.timeout(pause):
@@ -87,8 +88,13 @@ class Sweep:
             except TimeoutError:
                 whole = True
             try:
-                await (self._compare_all() if whole else self._compare_listed())
-                pause = self._every
+                if not whole:
+                    await self._compare_listed()
+                elif strays_alone:
+                    await self._let_go_strays()
+                else:
+                    await self._compare_all()
+                pause, strays_alone = self._every, strays_alone and not whole
             except KeyferryError as error:
                 log.warning("what is declared could not be compared with what is known: %s; trying again", error)
                 pause = PAUSE

@@ -20,9 +20,10 @@ import kopf
 
 from keyferry_operator.client import CLUSTER_PROVIDERS, IDENTITIES, PAGE, PROVIDERS, Kind
 from keyferry_operator.errors import ApiError
+from keyferry_operator.kopf_session import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from keyferry_operator.client import KubeClient, Object
 
@@ -78,8 +79,12 @@ class ResourceWatch:
         kinds: Sequence[Kind],
         handler: Handler,
         times: WatchTimes = DEFAULT_TIMES,
+        *,
+        since: Mapping[str, str],
     ) -> None:
+        """``since`` has the version at which a list of ours ended, by the URL path of what was listed."""
         self._login = login
+        self._since = dict(since)
         self._namespaces = tuple(namespaces)
         self._kinds = tuple(kinds)
         self._handler = handler
@@ -124,7 +129,7 @@ class ResourceWatch:
         registry = kopf.OperatorRegistry()
         for kind in self._kinds:
             kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(self._forwarder(kind))
-        kopf.on.login(registry=registry)(lambda **_: self._login())
+        kopf.on.login(registry=registry)(self._connect)
         ourselves = asyncio.current_task()
         roots = await kopf.spawn_tasks(
             registry=registry,
@@ -144,6 +149,10 @@ class ResourceWatch:
             running.result()
         elif not self._stop.is_set():
             log.warning("the watch does not end by itself; leaving it, and starting another")
+
+    async def _connect(self, **_: Any) -> kopf.AiohttpSession:
+        # Not a plain function, which kopf would run in a thread without a loop.
+        return connect(self._login(), self._since)
 
     def _forwarder(self, kind: Kind) -> Callable[..., Awaitable[None]]:
         # Not a plain function, which kopf would run in yet another thread.
@@ -247,6 +256,13 @@ class Reflector:
         self._times = times
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
         self._known: dict[str | None, dict[str, _Head]] = {namespace: {} for namespace in self._namespaces}
+        self._read: dict[str | None, str] = {}
+        """The version at which a list ended from which the watch is to go on."""
+
+    async def read(self, take: Handler) -> None:
+        """List what is there, for ``take``; ``run`` goes on from there. Raises ApiError."""
+        for namespace in self._namespaces:
+            self._read[namespace] = await self._list(namespace, take)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -256,7 +272,7 @@ class Reflector:
         pauses = iter(_Backoffs())
         while True:
             try:
-                version = await self._list(namespace)
+                version = self._read.pop(namespace, "") or await self._list(namespace, self._handler)
                 while True:
                     version = await self._watch(namespace, version)
                     pauses = iter(_Backoffs())
@@ -268,18 +284,18 @@ class Reflector:
                 log.warning("what the API server tells of %s is odd (%s)", self._kind.plural, type(error).__name__)
                 await asyncio.sleep(next(pauses))
 
-    async def _list(self, namespace: str | None) -> str:
+    async def _list(self, namespace: str | None, take: Handler) -> str:
         known, before = self._known[namespace], self._known[namespace].copy()
         since = ""
         async for version, page in self._client.listing(self._kind, namespace, labels=self._labels):
             for body in page:
                 before.pop(body["metadata"]["uid"], None)
                 known[body["metadata"]["uid"]] = _Head.of(body)
-                self._handler(Change(self._kind, deleted=False, body=body, listed=True))
+                take(Change(self._kind, deleted=False, body=body, listed=True))
             since = version
         for uid, head in before.items():
             del known[uid]
-            self._handler(Change(self._kind, deleted=True, body=head.body(uid)))
+            take(Change(self._kind, deleted=True, body=head.body(uid)))
         return since
 
     async def _watch(self, namespace: str | None, version: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from dataclasses import replace
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -87,6 +88,35 @@ async def test_what_vanished_in_a_gap_is_noticed_when_the_watch_begins_anew(site
         "again": False,
         "new": False,
     }
+    assert site.spent_twice() == []
+
+
+async def test_what_there_may_be_many_of_is_listed_once_and_the_watch_tells_what_came_after(site: Site) -> None:
+    """Also where the watch is late: it goes on from the version at which the operator's list ended."""
+    site.prepare()
+    names = ("goes", "changes")
+    site.apply(*(site.seed(name) for name in names), *(site.seeded(name) for name in names))
+    async with site.replica(times=PATIENT):
+        await site.until(lambda: site.ready(*names))
+    before = len(site.faulty.asked(verb="list"))
+    late = site.faulty.add(refused(503, verb="watch", resource="serviceidentities", times=None))
+    async with site.replica(times=PATIENT):
+        await site.until(lambda: site.faulty.faults.used(late[0]) >= 1)
+        site.delete("goes")
+        site.change("changes", scopes=["read"])
+        site.apply(site.seed("new"), site.seeded("new"))
+        site.faulty.faults.clear()
+        await site.until(lambda: site.ready("new") and site.ready("changes", revision=2))
+        await site.until(lambda: "goes" not in site.states() and not site.states("gone"))
+    lists = site.faulty.asked(verb="list")[before:]
+    for watched in WATCHED[1:]:
+        of_it = [
+            request
+            for request in lists
+            if request.resource == watched["resource"]
+            and fnmatch(request.query.get("labelSelector", ""), watched.get("selector", ""))
+        ]
+        assert len(of_it) == 1, watched
     assert site.spent_twice() == []
 
 
