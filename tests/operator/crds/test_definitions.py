@@ -123,5 +123,7 @@ def test_a_status_is_kept_as_it_is_written_and_nothing_else_is(api: Api, home: s
     api.patch(document, {"status": FULL_STATUS | {"unknown": 1}}, subresource="status")
     found = api.get(V1ALPHA1, "ServiceIdentity", "stated", home)
     assert found["status"] == FULL_STATUS
+    (owned,) = (each for each in found["metadata"]["managedFields"] if each.get("subresource") == "status")
+    assert owned["fieldsV1"] == {"f:status": {}}  # a line for each field would be longer than the status
     assert found["metadata"]["generation"] == 1
     assert understood(found)
