@@ -11,6 +11,7 @@ import pytest
 from tests.crash.cases import KILLED, Part, Terms
 from tests.crash.cluster.chronicle import LEASES
 from tests.crash.cluster.scene import PEOPLES, ClusterScene, Variant, stage
+from tests.crash.scene import PATIENCE
 from tests.support.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.slow]
 TERMS = Terms(life=60.0, renewal="{before: 55s}", timeout=20)
 """Renewed every five seconds, and not in need of it for a minute."""
 TAKEOVER = 30.0
+LONGEST_TURN = 0.2
+"""Seconds between two looks on a machine that is not too busy."""
 SLOW = 4.0
 """Seconds that an answer takes: while it is on its way, the replica is told to end."""
 
@@ -42,12 +45,14 @@ class Pair(Part):
         await self.until(lambda: self.scene.says("b", "this replica stands by"))
 
     async def until(self, what: Callable[[], object]) -> float:
-        """Wait until something is so; return for how many seconds."""
-        begun = time.monotonic()
-        async with asyncio.timeout(120):
-            while not what():  # noqa: ASYNC110 - watches and logs tell, and nobody sets an event
+        """Wait until something is so; return for how many seconds, those not counted in which nobody was let run."""
+        seconds, looked = 0.0, time.monotonic()
+        async with asyncio.timeout(PATIENCE):
+            while not what():
                 await asyncio.sleep(0.02)
-        return time.monotonic() - begun
+                now = time.monotonic()
+                seconds, looked = seconds + min(now - looked, LONGEST_TURN), now
+        return seconds
 
     def slow_down(self) -> None:
         """Let the next answer be late: the refresh token is spent at once."""
