@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keyferry.errors import KeyferryError, Refused
-from keyferry.question import Question, Stage
+from keyferry.model import ObjectKey
+from keyferry.question import Account, Overview, Question, Stage
 from tests.page.fake import PATH, VIEWER, FakeApprovals, device, overviews, question
 from tests.support.browser import visitor as open_visitor
 
@@ -100,11 +101,37 @@ async def test_states_are_accessible(
     assert {state: faults for state, faults in found.items() if faults} == {}
 
 
+async def test_long_names_fit_a_narrow_screen(approvals: FakeApprovals, browser: Browser, url: str) -> None:
+    name, host = ObjectKey("n" * 63, "i" * 63), f"{'department.' * 6}example.org"
+    long = {"identity": name, "provider": f"ClusterTokenProvider {'p' * 63}", "provider_host": host}
+    long |= {"scopes": ("s" * 100, *(f"scope-{number}" for number in range(30))), "audiences": (f"https://{host}/",)}
+    long |= {"target": f"Secret {name}", "expected": f"{'somebody.' * 8}@example.org"}
+    account = Account("5" * 64, f"{'somebody.' * 8}@example.org", "Somebody" * 8)
+    now = time.time()
+    approvals.identities = [Overview(name, "p" * 63, "AuthorizationCode", "Asking", "m" * 90, now, now, now)]
+    sideways: list[str] = []
+    async with open_visitor(browser, viewport={"width": 320, "height": 800}) as guest:
+        for state, (current, _, _) in STATES.items():
+            shown = account if current.account is not None else None
+            approvals.current = replace(current, account=shown, **long)  # type: ignore[arg-type]
+            await guest.page.goto(f"{url}{PATH}?refresh=off")
+            sideways += [state] if await _is_wider(guest, "html") else []
+        await guest.page.goto(url)
+        await guest.page.get_by_label("Token").fill(VIEWER.reveal())
+        await guest.press("Show")
+        await guest.wait_for_heading("Identities")
+        sideways += ["overview"] if await _is_wider(guest, ".table") else []
+    assert sideways == []
+
+
+async def _is_wider(guest: Visitor, what: str) -> bool:
+    wider: bool = await guest.page.locator(what).evaluate("element => element.scrollWidth > element.clientWidth")
+    return wider
+
+
 async def _faults(guest: Visitor) -> list[str]:
-    wide: bool = await guest.page.evaluate(
-        "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-    )
-    return [*(["it is wider than the screen"] if wide else []), *await guest.problems()]
+    wide = ["it is wider than the screen"] if await _is_wider(guest, "html") else []
+    return [*wide, *await guest.problems()]
 
 
 async def test_keyboard_alone_reaches_what_there_is_to_do(approvals: FakeApprovals, visitor: Visitor, url: str) -> None:
@@ -150,7 +177,7 @@ async def test_waiting_can_be_made_to_stop(
     approvals.current = DEVICE_ONLY
     await visitor.page.goto(url + PATH)
     assert "Refresh" in (await page.get(PATH)).headers
-    await visitor.press("Stop that")
+    await visitor.press("Stop looking")
     assert "does not look for your approval by itself" in await visitor.text()
     assert "Refresh" not in (await page.get(f"{PATH}?refresh=off")).headers
 

@@ -127,4 +127,6 @@ def unknown(roster: Roster) -> KeyferryError:
 
 def _ended(why: str) -> str:
     told = why.removesuffix(".")
-    return f"It came to nothing: {told}. What the workload has stays until it expires. You can ask to be asked again."
+    if told.partition(" ")[0].isalpha():  # a host stays as it is
+        told = f"{told[0].upper()}{told[1:]}"
+    return f"{told}. The token that the workload has, if any, stays until it expires."
