@@ -88,7 +88,7 @@ def test_a_plain_line_names_an_exception_by_its_type_only() -> None:
     assert PlainFormatter("%(levelname)s: %(message)s").format(record) == "ERROR: it failed (ValueError)"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_reader_that_does_not_read_blocks_nobody_and_is_told_what_it_missed() -> None:
     reading, writing = os.pipe()
     writer = LineWriter(writing)

@@ -29,9 +29,10 @@ LIMIT = pytest.StashKey[Any]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Bound the second tries; tell failures at once where nobody watches."""
-    if os.environ.get(RETRY_VARIABLE):
+    retries = bool(os.environ.get(RETRY_VARIABLE))
+    if retries:
         config.option.max_suite_reruns = MOST_RETRIES
-    if os.environ.get("CI") and not hasattr(config, "workerinput"):
+    if (retries or os.environ.get("CI")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_AtOnce(config))
 
 

@@ -52,7 +52,7 @@ class Replica:
         return await self.ends()
 
     async def ends(self) -> int:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             return await self.process.wait()
 
 

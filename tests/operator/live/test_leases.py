@@ -101,7 +101,7 @@ async def test_a_standby_can_be_stopped(field: Field, tmp_path: Path) -> None:
 
 
 async def test_what_is_being_exchanged_when_the_leader_is_stopped_is_finished(field: Field, tmp_path: Path) -> None:
-    field.issuer.faults.add(Fault(FaultKind.LATENCY, times=1, delay=3.0))
+    field.issuer.faults.add(Fault(FaultKind.LATENCY, times=1, delay=6.0))
     _bot(field)
     async with replica(field, "first", tmp_path) as first:
         await field.until(lambda: any(request.path == "/token" for request in field.issuer.requests))
