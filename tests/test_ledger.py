@@ -443,3 +443,43 @@ async def test_another_ones_claim_is_not_taken_back() -> None:
     desk = Desk()
     held = await desk.record(FIRST_DOUBT)
     assert await desk.ledger.tidy(held) is held
+
+
+APPROVED = "approved"
+"""The attempt id of an approval, under which its answer is kept."""
+
+
+async def redeem(desk: Desk, held: Versioned) -> Versioned:
+    """Ask for the answer to an approval, as a poll does."""
+
+    async def send(_request: HttpRequest) -> HttpResponse:
+        assert APPROVED in desk.escrow.answers, "there is room for it before it is asked for"
+        desk.sent += 1
+        assert isinstance(desk.answer, HttpResponse)
+        return desk.answer
+
+    return await desk.ledger.redeem(held, APPROVED, begin, apply, send)
+
+
+async def test_the_answer_to_an_approval_is_kept_before_it_is_used(desk: Desk) -> None:
+    held = await desk.record()
+    committed = await redeem(desk, held)
+    assert list(desk.passed) == ["ask", "answered", "escrowed", "commit", "committed"]
+    assert (committed.record.refresh_token, desk.escrow.answers) == (SecretValue("next"), {})
+
+
+async def test_an_answer_to_an_approval_that_had_arrived_is_not_asked_for_again(desk: Desk) -> None:
+    held = await desk.record()
+    desk.escrow.answers[APPROVED] = issued()
+    desk.ending = True
+    committed = await redeem(desk, held)
+    assert (desk.sent, committed.record.refresh_token) == (0, SecretValue("next"))
+
+
+async def test_a_process_that_is_ending_asks_for_no_answer(desk: Desk) -> None:
+    """It would be the one that gets it, with no time to keep it."""
+    held = await desk.record()
+    desk.ending = True
+    with pytest.raises(Conflict):
+        await redeem(desk, held)
+    assert (desk.sent, desk.escrow.answers) == (0, {})
