@@ -67,6 +67,9 @@ def with_record(**changes: object) -> Observed:
         ),
         pytest.param(replace(FINE, record=None, published=None), Action.EXCHANGE, Reason.PENDING, NOW, id="new"),
         pytest.param(with_record(token=None), Action.EXCHANGE, Reason.PENDING, NOW, id="no token"),
+        pytest.param(
+            with_record(wrong_subject=True), Action.EXCHANGE, Reason.WRONG_SUBJECT, NOW, id="the last was another's"
+        ),
         pytest.param(replace(FINE, published=None), Action.PUBLISH, Reason.ISSUED, NOW, id="not published"),
         pytest.param(
             replace(FINE, published=replace(PUBLISHED, intact=False)), Action.PUBLISH, Reason.ISSUED, NOW, id="edited"

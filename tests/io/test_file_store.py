@@ -1,3 +1,6 @@
+import asyncio
+import contextlib
+import fcntl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -6,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keyferry.errors import Conflict, StoreError
-from keyferry.io.file_store import FileStore, is_precious
+from keyferry.io.file_store import LOCKS, SLOTS, FileStore, is_precious
 from keyferry.io.state_dir import StateDir
 from keyferry.model import ObjectKey, TokenSet
 from keyferry.question import Account
@@ -42,6 +45,17 @@ async def test_a_record_is_read_back_and_replaced_only_by_who_saw_the_last_versi
     with pytest.raises(Conflict):
         await store.create(record)
     assert [held async for held in store.records()] == [second]
+
+
+async def test_another_process_at_the_same_record_is_waited_for(store: FileStore, tmp_path: Path) -> None:
+    held = await store.create(PRECIOUS)
+    with contextlib.ExitStack() as others:
+        for slot in range(SLOTS):
+            lock = others.enter_context((tmp_path / "state" / LOCKS / str(slot)).open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        writing = asyncio.create_task(store.replace(held, PRECIOUS))
+        assert not (await asyncio.wait([writing], timeout=0.5))[0]
+    await writing
 
 
 async def test_an_order_to_revoke_outlives_the_record(store: FileStore) -> None:
