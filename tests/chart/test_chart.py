@@ -260,6 +260,16 @@ def test_probes_ask_where_the_metrics_are(helm: Helm) -> None:
     assert not [name for name in helm.template({"metrics": {"enabled": False}}).container if name.endswith("Probe")]
 
 
+@pytest.mark.parametrize(("host", "asked"), [("[::]", None), ("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")])
+def test_probes_ask_where_the_page_is(helm: Helm, host: str, asked: str | None) -> None:
+    rendered = helm.template({"page": {"enabled": True, "url": "https://keyferry.example.org", "host": host}})
+    (container,) = rendered.one("Deployment", "kf-keyferry-page")["spec"]["template"]["spec"]["containers"]
+    assert {probe: container[probe]["httpGet"].get("host") for probe in ("livenessProbe", "readinessProbe")} == {
+        "livenessProbe": asked,
+        "readinessProbe": asked,
+    }
+
+
 def test_the_image(helm: Helm) -> None:
     assert helm.template().container["image"] == "keyferry/keyferry:0.1.0"
     digest = f"sha256:{'a' * 64}"
