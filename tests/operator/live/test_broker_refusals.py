@@ -66,6 +66,9 @@ async def test_a_token_that_is_not_a_living_pods(field: Field) -> None:
         assert (await site.get(signed(field, good))).status_code == 200, "or what follows would show nothing"
         now = int(time.time())
         private = jwt.decode(good, options={"verify_signature": False})["kubernetes.io"]
+        metadata = {"name": "another", "namespace": field.namespace}
+        other = field.cluster.api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+        another = {"name": "another", "uid": other["metadata"]["uid"]}
         tokens: dict[str, str | None] = {
             "none": None,
             "no token": "x",
@@ -77,6 +80,12 @@ async def test_a_token_that_is_not_a_living_pods(field: Field) -> None:
             "without an end": signed(field, good, exp=None),
             "of another issuer": signed(field, good, iss="https://elsewhere.example.org"),
             "of another account by its name": signed(field, good, sub="system:serviceaccount:kube-system:default"),
+            "of another account than its pod's": signed(
+                field,
+                good,
+                sub=f"system:serviceaccount:{field.namespace}:another",
+                **{"kubernetes.io": {**private, "serviceaccount": another}},
+            ),
             "of no account": signed(field, good, **{"kubernetes.io": {**private, "serviceaccount": {}}}),
             "of another pod by its uid": signed(
                 field, good, **{"kubernetes.io": {**private, "pod": {**private["pod"], "uid": "0-0-0"}}}
