@@ -119,6 +119,7 @@ class Visitor:
 async def visitor(browser: Browser, **options: Any) -> AsyncIterator[Visitor]:
     """Open a tab in a browser of its own; ``options`` are Playwright's. It has no JavaScript unless they say so."""
     context = await browser.new_context(**{"java_script_enabled": False, **options})
+    context.set_default_timeout(WAIT)
     try:
         page = await context.new_page()
         watched = Visitor(context, page)
