@@ -7,6 +7,7 @@ import pytest
 
 from keyferry.demo.device_codes import Decision
 from tests.cli.workshop import wait_until
+from tests.support.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
     import subprocess
@@ -58,6 +59,7 @@ def test_who_says_no_is_told_how_to_be_asked_again(workshop: Workshop) -> None:
         workshop.issuer.decide(asked(login), Decision.DENIED)
         _, err = login.communicate(timeout=120)
         assert login.returncode == 3
+        assert re.search(r"It lapses at .*\d\d:\d\d\.", err)
         assert "said no" in err
         assert "keyferry login" in err
 
@@ -78,6 +80,10 @@ def test_the_status_shows_the_question(workshop: Workshop) -> None:
         approval = workshop.status("one")["approval"]
         assert CODE.fullmatch(approval["userCode"])
         assert approval["verificationURIComplete"].endswith(approval["userCode"])
+        for command in ("token", "renew"):
+            refused = workshop.call(command, "one")
+            assert refused.returncode == 3
+            assert "default/one waits for a person: `keyferry login one -n default` shows where" in refused.stderr
         workshop.issuer.decide(approval["userCode"], Decision.APPROVED)
         wait_until(lambda: workshop.status("one").get("revision") == 1, "the token is there")
         assert "approval" not in workshop.status("one")
@@ -88,3 +94,11 @@ def test_other_grants_need_no_login(workshop: Workshop) -> None:
     done = workshop.call("login", "one", "--resources", str(workshop.resources), *workshop.broker_options)
     assert done.returncode == 1
     assert "needs no login: its grant is ClientCredentials" in done.stderr
+
+
+def test_a_question_that_lapsed_is_said_to_have(workshop: Workshop) -> None:
+    workshop.issuer.add_fault(Fault(FaultKind.SET_FIELD, path="/device_authorization", name="expires_in", value=10))
+    workshop.identities("one", grant=DEVICE)
+    done = workshop.call("login", "one", "--resources", str(workshop.resources), *workshop.broker_options)
+    assert done.returncode == 3
+    assert re.search(r"nobody answered (before|in time)", done.stderr)

@@ -65,7 +65,8 @@ def _login(given: opt.Options, name: str, patience: float, *, wait: bool) -> int
         elif not wait and status is not None and status.prompt is not None:
             return ExitCode.DONE  # it was shown, and a running broker goes on
         else:
-            opt.complain(answer.message or f"{key} still waits for a person")
+            lapsed = f"{key}: nobody answered before the question lapsed; the same command asks again"
+            opt.complain(answer.message or lapsed)
         return OF_OUTCOME[answer.outcome]
 
     return run_to_end(work())

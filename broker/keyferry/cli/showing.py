@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -18,10 +19,17 @@ AROUND: Final = 8
 """Lines of a terminal that the words around a QR code take."""
 
 
+def _clock_time(at: float) -> str:
+    """Return a time (Unix seconds) by the clock of this machine; with its day where that is another."""
+    form = "%H:%M" if time.localtime(at)[:3] == time.localtime()[:3] else "%Y-%m-%d %H:%M"
+    return time.strftime(form, time.localtime(at))
+
+
 def show(prompt: Prompt, name: str) -> None:
     """Print the question, and as a QR code where stderr is a terminal with room for one."""
     for line in lines(prompt, name):
         typer.echo(clean(line), err=True)
+    typer.echo(f"It lapses at {_clock_time(prompt.expires_at)}.", err=True)
     if sys.stderr.isatty():
         size = shutil.get_terminal_size()
         code = qr_code(prompt, size.columns, size.lines - AROUND)

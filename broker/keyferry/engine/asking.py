@@ -63,8 +63,8 @@ def no_page(job: Job) -> Unasked:
     """Return the error of an installation that has no page to log in through."""
     return Unasked(
         f"ServiceIdentity {job.key} needs a person who logs in through Keyferry's page (grant"
-        f" {job.spec.grant.type}), and there is none. Start `keyferry run` with `--page ADDR --page-url URL`; in a"
-        " cluster, set the chart's page.enabled and page.url.",
+        f" {job.spec.grant.type}), and there is none. Start `keyferry run` with `--page PORT` (for other machines, with"
+        " `--page ADDR --page-url URL`); in a cluster, set the chart's page.enabled and page.url.",
         reason=Reason.APPROVAL_REQUIRED,
         retry=RetryClass.NEEDS_PERSON,
     )

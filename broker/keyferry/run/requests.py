@@ -204,8 +204,11 @@ def _hopeless(status: IdentityStatus) -> bool:
 
 
 def _failed(status: IdentityStatus, patience: float) -> Answer:
-    person = status.prompt is not None or status.retry is RetryClass.NEEDS_PERSON
-    outcome = Outcome.PERSON if person else Outcome.FAILED
+    if status.prompt is not None:
+        key = status.key
+        message = f"{key} waits for a person: `keyferry login {key.name} -n {key.namespace}` shows where to log in"
+        return Answer(Outcome.PERSON, message, status=status)
+    outcome = Outcome.PERSON if status.retry is RetryClass.NEEDS_PERSON else Outcome.FAILED
     if status.reason is Reason.SUSPENDED:
         return Answer(Outcome.FAILED, f"{status.key} is suspended (spec.suspend)", status=status)
     if status.retry is None:

@@ -48,6 +48,11 @@ def login(
             time.sleep(POLL)
         if status.unapproved and status.ready(api.now()):
             raise CommandError(f"{approving.key}: {goes_on(status)}", ExitCode.PERSON)
+        if status.prompt is not None and status.prompt == prompt:
+            raise CommandError(
+                f"{approving.key}: nobody answered before the question lapsed; the same command asks again",
+                ExitCode.PERSON,
+            )
         if status.prompt is not None or status.stalled() or not status.ready(api.now()):
             raise CommandError(f"{approving.key}: {status.message}", ExitCode.PERSON)
         until = timestamp(status.expiration_time) if status.expiration_time is not None else "?"
