@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -208,8 +209,10 @@ class Follower:
         """
         if kind is not IDENTITIES or not self._requests.are_open(body):
             return body
-        found = await self._client.get(kind, body["metadata"]["namespace"], body["metadata"]["name"])
-        return body if found is None or found["metadata"]["uid"] != body["metadata"]["uid"] else found
+        # There need not be a right to get one by its name.
+        namespace, fields = body["metadata"]["namespace"], f"metadata.name={body['metadata']['name']}"
+        named = [found async for found in self._client.pages(kind, namespace, fields=fields)]
+        return next((found for found in named if found["metadata"]["uid"] == body["metadata"]["uid"]), body)
 
     def _read_namespace(self, change: Change) -> None:
         self._admission.see(change.body, deleted=change.deleted)
@@ -252,7 +255,8 @@ class Follower:
                 else:
                     body = change.body
                     if is_known(body["metadata"]["resourceVersion"], self._read_at, listed=False):
-                        body = await self._current(change.kind, body)
+                        with contextlib.suppress(ApiError):  # else what the watch tells is believed
+                            body = await self._current(change.kind, body)
                     self._changed(change.kind, body, listed=change.listed)
                     if change.listed:
                         self._sweep.listed(change.kind, _key(change.body))

@@ -101,10 +101,7 @@ class Sweep:
 
     async def _is_gone(self, kind: Kind, key: ObjectKey, uid: str) -> bool:
         """Ask the API server whether an object is gone, or has another one of its name in its place."""
-        if kind is IDENTITIES:
-            found = await self._client.get(kind, key.namespace, key.name)
-            return found is None or found["metadata"]["uid"] != uid
-        # Of providers there is no right to get one by one, and none is needed.
+        # There is no right to get one by one, and none is needed.
         namespace = key.namespace if kind.namespaced else None
         named = self._client.pages(kind, namespace, fields=f"metadata.name={key.name}")
         return uid not in [body["metadata"]["uid"] async for body in named]

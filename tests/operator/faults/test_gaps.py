@@ -161,6 +161,7 @@ async def test_what_a_watch_left_out_is_noticed_by_the_sweep(site: Site) -> None
         await site.until(lambda: _reason(site, "new") == Reason.PROVIDER_NOT_FOUND)
     assert site.sessions()["goes"] == (1, True)
     assert site.spent_twice() == []
+    assert site.faulty.asked(verb="get", resource="serviceidentities") == []  # the chart gives no right to
 
 
 async def test_lists_of_yesterday_have_nothing_spent_or_revoked(site: Site) -> None:
@@ -195,6 +196,7 @@ async def test_lists_of_yesterday_have_nothing_spent_or_revoked(site: Site) -> N
     assert after == before
     assert site.spent_twice() == []
     assert site.targets().keys() == {"stays", "person", "client", "new"}
+    assert site.faulty.asked(verb="get", resource="serviceidentities") == []  # the chart gives no right to
 
 
 def _reason(site: Site, name: str) -> str:
