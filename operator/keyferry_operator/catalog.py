@@ -109,12 +109,18 @@ class Catalog:
         for key in self._statuses:
             yield key, self.status_of(key)
 
-    def see_status(self, key: ObjectKey, body: Mapping[str, Any], *, listed: bool) -> None:
-        """Take in an identity's status, with which all of it is known; unless it is from before what is known."""
+    def see_status(self, key: ObjectKey, body: Mapping[str, Any], *, listed: bool) -> dict[str, Any]:
+        """Take in an identity's status, with which all of it is known; unless it is from before what is known.
+
+        Return the status as it is known now.
+        """
         version = body["metadata"]["resourceVersion"]
-        if not self.knows_identity(key, version, listed=listed):
-            self._statuses[key] = _COMPACT.encode(body.get("status") or {}).encode()
-            self._versions[key] = version
+        if self.knows_identity(key, version, listed=listed):
+            return self.status_of(key)
+        status: dict[str, Any] = body.get("status") or {}
+        self._statuses[key] = _COMPACT.encode(status).encode()
+        self._versions[key] = version
+        return status
 
     def wrote_status(self, key: ObjectKey, status: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Note a status that was written just now, and the metadata that was answered.

@@ -270,7 +270,7 @@ class Follower:
         if kind is IDENTITIES and self._catalog.uid_of(key) not in ("", uid):
             self._gone(kind, {"metadata": {**body["metadata"], "uid": self._catalog.uid_of(key)}})
         if kind is IDENTITIES and self._catalog.knows_spec(key, body["metadata"]):
-            self._tell_status(key, elsewhere=self._see_status(key, body, listed=listed))
+            self._tell_status(key, *self._see_status(key, body, listed=listed))
         else:
             self._declare(kind, body, listed=listed)
         if kind is IDENTITIES:
@@ -288,28 +288,26 @@ class Follower:
             self._declare_provider(self._provider_key(kind, _key(body)), body, loaded)
         for identity in loaded.identities:
             self._catalog.identities[identity.key] = identity
-            issued = self._see_status(identity.key, body, listed=listed)
+            seen = self._see_status(identity.key, body, listed=listed)
             self._engine.declare_identity(identity)
-            self._tell_status(identity.key, elsewhere=issued)
+            self._tell_status(identity.key, *seen)
         if loaded.problems and kind is IDENTITIES:
             self._engine.refuse_identity(_key(body), loaded.problems[0].as_error())
 
-    def _see_status(self, key: ObjectKey, body: Object, *, listed: bool) -> bool:
-        """Take in an identity's status; tell whether another replica, which looks after it, has issued a token."""
-        before = self._catalog.status_of(key)
-        self._catalog.see_status(key, body, listed=listed)
-        status = self._catalog.status_of(key)
+    def _see_status(self, key: ObjectKey, body: Object, *, listed: bool) -> tuple[int, bool]:
+        """Take in an identity's status; return its revision, and whether another replica issued that token."""
         ours = self._engine.looks_after(key)
+        before = None if ours else self._catalog.status_of(key).get("revision")
+        status = self._catalog.see_status(key, body, listed=listed)
         for request in REQUESTS:
             handled, known = str(status.get(request.field) or ""), self._catalog.handled[request]
             if handled and not (ours and key in known):
                 known[key] = handled
-        if ours:
-            return False
-        return bool(status.get("revision") != before.get("revision"))
+        revision = status.get("revision")
+        return int(revision or 0), not ours and revision != before
 
-    def _tell_status(self, key: ObjectKey, *, elsewhere: bool) -> None:
-        self._engine.note_revision(key, int(self._catalog.status_of(key).get("revision") or 0))
+    def _tell_status(self, key: ObjectKey, revision: int, elsewhere: bool) -> None:  # noqa: FBT001 - as seen
+        self._engine.note_revision(key, revision)
         if elsewhere:
             self._engine.issued_elsewhere(key)
 
