@@ -102,3 +102,5 @@ def test_a_question_that_lapsed_is_said_to_have(workshop: Workshop) -> None:
     done = workshop.call("login", "one", "--resources", str(workshop.resources), *workshop.broker_options)
     assert done.returncode == 3
     assert re.search(r"nobody answered (before|in time)", done.stderr)
+    status = workshop.call("status", "--resources", str(workshop.resources), "--state", str(workshop.state))
+    assert "waits for a person. Open" not in status.stdout

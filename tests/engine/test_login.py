@@ -539,6 +539,7 @@ async def test_a_question_that_was_open_when_the_page_went_keeps_no_session_from
         world.renew("person")
         await until(lambda: world.status("person").revision == 2)
         assert "note" not in world.told.words("person")
+        assert world.status("person").prompt is None, "nobody is sent to a page that is not there"
     async with world.broker(page_url=PAGE):
         await person.asked()
         assert (await person.look()).stage in {Stage.CONFIRM, Stage.LOGIN}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,8 @@ def _status(
     if resource is not None:
         entry = Entry(resource, "", ("", key), "", "", failure=failure)
         entry.take(record, maximum)
+        if entry.prompt is not None and time.time() >= entry.prompt.expires_at:
+            entry.prompt = None  # nobody can answer it any more
         return replace(entry.status(reason, message), shown=shown or resource.spec.target.type is TargetType.NONE)
     token = record.token if record is not None else None
     return IdentityStatus(

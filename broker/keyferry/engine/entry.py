@@ -161,13 +161,15 @@ class Entry:
         self.state = login.state_digest if login is not None and login.code is None else ""
         self.redeeming = approval is not None and approval.answered
         self.prompt = None
-        if approval is not None and not approval.ended:
+        page = page_address(self.page_url, approval.link) if approval is not None and approval.link is not None else ""
+        # One that was asked on a page which is not there any more cannot be answered.
+        if approval is not None and not approval.ended and (approval.verification_uri or page):
             self.prompt = Prompt(
                 approval.verification_uri,
                 approval.verification_uri_complete,
                 approval.user_code,
                 approval.expires_at,
-                page_address(self.page_url, approval.link) if approval.link is not None else "",
+                page,
             )
         if poll_at is not None:
             self.poll_at = poll_at
