@@ -217,6 +217,7 @@ class TestMethods:
             "user_access_info",
             "user_info_via_id",
             "api_user_login",
+            "epoch_time",
             "https://evil.example.org/cb",
             "site_license_info",
             "create_user_account",
