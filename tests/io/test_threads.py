@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keyferry.io.threads import Threads, in_thread
+from keyferry.io.threads import LINGER, Threads, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +56,41 @@ async def test_what_is_cancelled_before_it_began_is_never_done(threads: Threads)
     await asyncio.gather(*holding)
     await threads.run(lambda: done.append(2))
     assert done == [2]
+
+
+async def test_jobs_that_come_one_by_one_find_the_same_thread_waiting(threads: Threads) -> None:
+    names = [await threads.run(lambda: threading.current_thread().name) for _ in range(100)]
+    assert len(set(names)) <= 4
+    assert await asyncio.gather(*(threads.run(lambda: 7) for _ in range(10))) == [7] * 10
+
+
+async def test_a_thread_that_waits_for_nothing_goes_home_and_another_comes_when_there_is_work(threads: Threads) -> None:
+    for _ in range(3):
+        assert await threads.run(lambda: 1) == 1
+        await asyncio.sleep(2 * LINGER)
+        together = threading.Barrier(4, timeout=30)
+        await asyncio.gather(*(threads.run(together.wait) for _ in range(4)))
+
+
+async def test_what_was_begun_before_the_end_is_finished() -> None:
+    with Threads(2, name="test") as threads:
+        gate, done = threading.Event(), list[int]()
+
+        def work(number: int) -> None:
+            gate.wait(30)
+            done.append(number)
+
+        jobs = [asyncio.ensure_future(threads.run(lambda number=number: work(number))) for number in range(6)]  # type: ignore[misc]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.to_thread(threads.shutdown)
+        assert sorted(done) == list(range(6))
+        await asyncio.gather(*jobs)
+
+
+def test_another_event_loop_may_go_on_with_the_same_threads(threads: Threads) -> None:
+    for number in range(5):
+        assert asyncio.run(threads.run(lambda number=number: number)) == number  # type: ignore[misc]
 
 
 async def test_a_result_that_nobody_waits_for_any_more_disturbs_nobody(threads: Threads) -> None:
