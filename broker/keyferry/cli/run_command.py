@@ -1,6 +1,7 @@
 """``keyferry run``: the broker itself."""
 
 import asyncio
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1")
+SWITCH_INTERVAL: Final = 0.0005
+"""Seconds for which the event loop may keep the interpreter from a thread that comes back from the disk.
+
+A token's files take dozens of calls, and each of them waits for that: Python's own 5 ms are too long for them.
+"""
 
 
 @app.command(help=f"Keep the tokens of all identities under PATH fresh, until stopped.\n\n{EXIT_HELP}")
@@ -132,6 +138,7 @@ def _run(given: opt.Options, options: "RunOptions", page_url: str, level: Level 
 
     settings = replace(given.run_settings(), page_url=page_url)
     output = make_output(level)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         return asyncio.run(run_broker(settings, options, output))
     finally:
