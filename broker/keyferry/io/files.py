@@ -78,6 +78,10 @@ class Folder:
         they are there. Raises ``PublishError``; where ``create`` is false and there is no such directory,
         ``FileNotFoundError``.
         """
+        if relative and "/" not in relative and mode is None:
+            with contextlib.suppress(OSError):  # whatever it was, the long way meets it as well, and says so
+                below, *_ = split_relative(relative)
+                return cls(os.open(f"{root}/{below}", _OPEN_FOLDER | os.O_NOFOLLOW), root, below)
         with _opening(root, create=create):
             folder = cls(_open_root(root, create=create, mode=0o700 if mode is None else mode), root, mode=mode)
         return folder._descend(relative, create=create) if relative else folder
@@ -387,9 +391,7 @@ def _write_new(folder: int, name: str, data: bytes, *, mode: int, fsync: bool) -
     # Each write is synced by itself (O_SYNC): a call less than fsync, and every call costs a thread the interpreter.
     descriptor = os.open(name, _OPEN_NEW | (os.O_SYNC if fsync else 0), 0o600, dir_fd=folder)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        write_all(descriptor, data)
         status = os.fstat(descriptor)
         if stat.S_IMODE(status.st_mode) != mode:  # the umask may have taken bits away that the caller wants
             os.fchmod(descriptor, mode)
@@ -399,6 +401,13 @@ def _write_new(folder: int, name: str, data: bytes, *, mode: int, fsync: bool) -
         return status
     finally:
         os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it, in as many calls as it takes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def read_at_most(descriptor: int, limit: int) -> bytes:
