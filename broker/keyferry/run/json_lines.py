@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LEVELS: Final = {Level.DEBUG: 10, Level.INFO: 20, Level.WARNING: 30, Level.ERROR: 40}
 """Levels as the logging module counts them."""
 WAITING_LINES: Final = 10_000
+TOGETHER: Final = 100
+"""Lines that are written at once where so many wait."""
 LAST_WORDS: Final = 2.0
 """Seconds that the lines still waiting are given when the program ends."""
 
@@ -36,35 +38,38 @@ class LineWriter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lines: queue.Queue[str | None] = queue.Queue(WAITING_LINES)
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._dropped = 0  # counted by those who write, and never set back: the thread remembers what it has told
         self._thread = threading.Thread(target=self._work, name="keyferry-lines", daemon=True)
         self._thread.start()
 
     def write(self, line: str) -> None:
         """Write a line some time soon."""
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
+        if self._lines.qsize() < WAITING_LINES:
+            self._lines.put(line)
+        else:
             self._dropped += 1
 
     def close(self) -> None:
         """Write what waits, for a short while."""
-        try:
-            self._lines.put(None, timeout=LAST_WORDS)
-        except queue.Full:
-            return
+        self._lines.put(None)
         self._thread.join(LAST_WORDS)
 
     def _work(self) -> None:
-        told = 0
-        while (line := self._lines.get()) is not None:
-            dropped = self._dropped
-            if dropped > told:
+        told, ended = 0, False
+        while not ended:
+            dropped = self._dropped  # before the next lines are taken: those had room after these had none
+            waiting = [self._lines.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(waiting) < TOGETHER:
+                    waiting.append(self._lines.get_nowait())
+            ended = None in waiting
+            lines = [line for line in waiting if line is not None]
+            if dropped > told and lines:
                 message = f"{dropped - told} lines had no reader"
-                line = f"{_line(Level.WARNING, 'lines_dropped', message=message)}\n{line}"
+                lines.insert(0, _line(Level.WARNING, "lines_dropped", message=message))
                 told = dropped
-            data = f"{line}\n".encode("utf-8", "backslashreplace")
+            data = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
             with contextlib.suppress(OSError):  # the reader is gone
                 while data:
                     data = data[os.write(self._descriptor, data) :]
