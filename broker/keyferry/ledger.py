@@ -11,7 +11,7 @@ import itertools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import (
@@ -24,6 +24,7 @@ from keyferry.errors import (
     StoreError,
     StoreUnavailable,
 )
+from keyferry.frozen import replace
 from keyferry.grants.failure import is_success
 from keyferry.record import Claim, Record, Versioned
 

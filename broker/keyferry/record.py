@@ -5,8 +5,10 @@ It is the only place where refresh tokens are kept. Whoever may read it may act 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from keyferry.frozen import replace
 
 if TYPE_CHECKING:
     from keyferry.approval import Approval, Thrown
@@ -147,7 +149,7 @@ class Record:
 
     def without_claim(self) -> Record:
         """Return the record with its claim settled."""
-        return replace(self, claim=None)
+        return self if self.claim is None else replace(self, claim=None)
 
     def with_answer(self) -> Record:
         """Return the record with its question answered: what the page shows of it from now on is that it is done."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import AnswerError, Reason, RetryClass
 from keyferry.freshness import RenewalPolicy, renewal_time
+from keyferry.frozen import replace
 from keyferry.question import Account
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def with_session(record: Record, token: TokenSet, context: Context, *, new_sessi
         record = replace(record, session_started_at=token.issued_at)
     if token.refresh_token is not None:
         record = _with_refresh_token(record, token, context.idle)
-    bare = replace(token, refresh_token=None, refresh_expires_at=None)
+    has_more = token.refresh_token is not None or token.refresh_expires_at is not None
+    bare = replace(token, refresh_token=None, refresh_expires_at=None) if has_more else token
     if not context.publish:
         return replace(record, login=bare)
     return with_published(record, bare, context) if token.publishable else record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keyferry.engine.clients import (
@@ -13,7 +13,9 @@ from keyferry.engine.clients import (
     token_type_of,
     value,
 )
+from keyferry.engine.credentials import CredentialReader
 from keyferry.engine.keepsakes import Keepsakes
+from keyferry.frozen import replace
 from keyferry.grants.inputs import GrantInputs
 from keyferry.record import Binding
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from keyferry.client_auth import ClientAuth
     from keyferry.engine.apply import Context
     from keyferry.engine.clients import IdentityTokens
-    from keyferry.engine.credentials import CredentialReader
     from keyferry.engine.job import Job
     from keyferry.engine.ports import Ports
     from keyferry.grants.inputs import SubjectToken
@@ -63,8 +64,8 @@ class Attempts:
         """Return the ways in which the client may authenticate, in order. Raises CredentialError and ResourceError."""
         own: Client | None = job.spec.client
         keepsakes = Keepsakes(self._ports.credentials)
-        reader = job.provider.reader(metadata.hosts) if own is None else job.reader(metadata.hosts)
-        reader = replace(reader, source=keepsakes)
+        namespace = job.key.namespace if own is not None else job.provider.resource.key.namespace
+        reader = CredentialReader(keepsakes, namespace, metadata.hosts)
         candidates = await client_candidates(own or oauth.client, reader, metadata.issuer, self._tokens, job.key)
         if self._ports.keeps_credentials:
             job.keepsakes = keepsakes.all() + job.provider.keepsakes

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import hmac
 import secrets
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +21,7 @@ from keyferry.engine.tiled import TiledExchanger
 from keyferry.engine.tiled_upstream import TERMS as UPSTREAM_TERMS
 from keyferry.engine.tiled_upstream import is_upstream
 from keyferry.errors import CredentialError, PublishError
+from keyferry.frozen import replace
 from keyferry.ledger import Ledger, Stuck
 from keyferry.plan import Observed, PublishedState, is_behind
 from keyferry.publication import Publication
@@ -112,11 +112,9 @@ class Desk:
         facts = self.facts(entry, provider, held, published, suspended=suspended)
         new_code = await self._labarchives.has_new_code(entry.resource, provider, held)
         # Not seeing the files is no reason not to renew; nothing is written where nothing can be seen.
-        return (
-            replace(facts, new_code=new_code, publish_failed=facts.publish_failed or unseen is not None),
-            held,
-            unseen,
-        )
+        if new_code or unseen is not None:
+            facts = replace(facts, new_code=new_code, publish_failed=facts.publish_failed or unseen is not None)
+        return facts, held, unseen
 
     def facts(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.asking import SESSION_GOES_ON, ask_or_go_on, wants_person
@@ -23,6 +22,7 @@ from keyferry.errors import (
     ResourceError,
     RetryClass,
 )
+from keyferry.frozen import replace
 from keyferry.grants import GRANTS
 from keyferry.grants.rfc6749_refresh_token import refresh
 from keyferry.io.http import drive

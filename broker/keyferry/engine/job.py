@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from keyferry.engine.apply import ASK_AGAIN, Context, check_publishable, check_subject, with_session
@@ -11,6 +11,7 @@ from keyferry.engine.seeds import set_aside
 from keyferry.engine.wishes import Begin
 from keyferry.errors import AnswerError, KeyferryError, Reason, ResourceError, RetryClass
 from keyferry.freshness import RenewalPolicy
+from keyferry.frozen import replace
 from keyferry.io.http import drive
 from keyferry.record import Binding, Record, Revocation, Versioned
 from keyferry.spec.grant import GrantType

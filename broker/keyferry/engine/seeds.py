@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keyferry.errors import Conflict, CredentialError, Reason, RetryClass
+from keyferry.frozen import replace
 from keyferry.record import Chain
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from keyferry.engine.asking import SessionGoesOn
@@ -24,6 +23,7 @@ from keyferry.errors import (
     RetryClass,
     StoreError,
 )
+from keyferry.frozen import replace
 from keyferry.plan import Action, next_renewal, plan
 from keyferry.scheduler.lane import backoff
 from keyferry.spec.grant import GrantType
