@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PEM_MARK: Final = "-----BEGIN "
 LONGEST: Final = 64 * 1024
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Referent(enum.StrEnum):
@@ -131,7 +133,7 @@ class CredentialReader:
         text = text.removesuffix("\n").removesuffix("\r")
         if not text:
             raise self._bad(name, key, "is empty")
-        if any(ord(char) < 0x20 or ord(char) == 0x7F for char in text):  # noqa: PLR2004 - the ASCII control characters
+        if _CONTROL.search(text) is not None:
             raise self._bad(name, key, "has control characters in it (a line break in the middle, perhaps)")
         return SecretValue(text)
 

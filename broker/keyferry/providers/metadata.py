@@ -57,13 +57,14 @@ class ProviderMetadata:
     """RFC 9207 3."""
     require_pushed_authorization_requests: bool = False
     """RFC 9126 5."""
+    hosts: frozenset[str] = field(init=False, repr=False, compare=False)
+    """Each ``host[:port]`` that a credential may go to; the page that only a browser visits is not among them."""
 
-    @property
-    def hosts(self) -> frozenset[str]:
-        """Each ``host[:port]`` that a credential may go to; the page that only a browser visits is not among them."""
+    def __post_init__(self) -> None:
         urls = [getattr(self, name) for name in _TAKES_CREDENTIALS]
         urls.extend(url for name, url in self.mtls_endpoint_aliases.items() if name in _TAKES_CREDENTIALS)
-        return frozenset(host_of(url) for url in urls if url)
+        # Once, and not for each exchange.
+        object.__setattr__(self, "hosts", frozenset(host_of(url) for url in urls if url))
 
     def for_client(self, client: ClientAuth) -> ProviderMetadata:
         """Return the metadata as ``client`` must use it: with the mTLS aliases where it shows a certificate."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from keyferry.errors import PublishError, Reason, ResourceError, RetryClass
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from keyferry.model import TokenSet
     from keyferry.secret import SecretValue
     from keyferry.spec.target import TargetFile
+
+_PRINTABLE: Final = re.compile(r"[ -~]+")
 
 
 class Delivery(enum.StrEnum):
@@ -105,7 +108,7 @@ def described(file: TargetFile) -> str:
 
 def _printable(secret: SecretValue, what: str, file: TargetFile) -> str:
     text = secret.reveal()
-    if not text or not all(" " <= character <= "~" for character in text):
+    if _PRINTABLE.fullmatch(text) is None:
         raise _refused(file, f"the {what} is empty or holds characters other than printable ASCII (RFC 6749 A.12)")
     return text
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 MANY: Final = 1000
 """Identities from which on it is worth while."""
+YOUNG: Final = 10_000
+"""Objects that are made before the collector looks at them: most of an exchange's are gone by themselves by then."""
 
 
 @contextlib.contextmanager
@@ -26,6 +28,7 @@ def building() -> Iterator[None]:
 
 
 def settle(identities: int) -> None:
-    """Leave what is there by now out of later collections, where there is much of it."""
+    """Leave what is there by now out of later collections, where there is much of it, and collect more seldom."""
     if identities >= MANY:
         gc.freeze()
+        gc.set_threshold(YOUNG)
