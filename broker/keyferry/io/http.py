@@ -105,7 +105,8 @@ class HttpDriver:
         self._max_body = max_body
         self._proxy = None if proxy is None else _Proxy.parse(proxy)
         connect = timeout / 2 if connect_timeout is None else connect_timeout
-        self._limits = aiohttp.ClientTimeout(connect=connect, sock_connect=connect, sock_read=timeout)
+        # Nothing for a single read: the whole is bounded by ``timeout``, and each timer costs.
+        self._limits = aiohttp.ClientTimeout(connect=connect, sock_connect=connect)
         self._resolver = GuardedResolver(
             policy, resolver or aiohttp.ThreadedResolver(), proxy=self._proxy.rule if self._proxy else None
         )

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 LEVELS: Final = {Level.DEBUG: 10, Level.INFO: 20, Level.WARNING: 30, Level.ERROR: 40}
 """Levels as the logging module counts them."""
 WAITING_LINES: Final = 10_000
-TOGETHER: Final = 100
+TOGETHER: Final = 1000
 """Lines that are written at once where so many wait."""
+PAUSE: Final = 0.02
+"""Seconds in which lines gather after some were written: to wake the thread costs more than to write a line."""
 LAST_WORDS: Final = 2.0
 """Seconds that the lines still waiting are given when the program ends."""
 
@@ -40,6 +42,7 @@ class LineWriter:
         self._descriptor = descriptor
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._dropped = 0  # counted by those who write, and never set back: the thread remembers what it has told
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="keyferry-lines", daemon=True)
         self._thread.start()
 
@@ -52,6 +55,7 @@ class LineWriter:
 
     def close(self) -> None:
         """Write what waits, for a short while."""
+        self._ending.set()
         self._lines.put(None)
         self._thread.join(LAST_WORDS)
 
@@ -73,6 +77,8 @@ class LineWriter:
             with contextlib.suppress(OSError):  # the reader is gone
                 while data:
                     data = data[os.write(self._descriptor, data) :]
+            if not ended:
+                self._ending.wait(PAUSE)
 
 
 class JsonLines:
