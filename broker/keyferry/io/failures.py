@@ -1,7 +1,8 @@
 """Turns what the HTTP library raises into `NotSent` or `Ambiguous`, in words for people.
 
-Only a failure to connect counts as not sent. No message repeats what the library says: that may hold the URL or a piece
-of the answer.
+Only a failure to connect counts as not sent. httpx-aiohttp reports a connection that broke after the request was
+written as a failed connect, so its own exceptions are never looked at, only what aiohttp raised.
+No message repeats what the library says: that may hold the URL or a piece of the answer.
 """
 
 from __future__ import annotations

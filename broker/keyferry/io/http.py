@@ -1,7 +1,8 @@
 """Sends what grants yield, and tells apart what was certainly not sent from what may have been.
 
-`HttpDriver` speaks HTTP/1.1 through aiohttp. There are no redirects, no cookies, no proxies out of the environment, no
-decompression and no hidden second try: a refresh token that is sent twice looks stolen (RFC 9700 4.14.2).
+`HttpDriver` speaks HTTP/1.1 with httpx's values over aiohttp's connections. httpx's client is left out on purpose: it
+logs whole URLs, keeps cookies and reads the proxy environment. There are no redirects, no cookies, no decompression
+and no hidden second try: a refresh token that is sent twice looks stolen (RFC 9700 4.14.2).
 
 Whether anything was sent is decided by one fact: the connection either was handed over for the request, or was not.
 """
@@ -14,9 +15,11 @@ import contextlib
 import re
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
 from yarl import URL
 
 from keyferry.errors import Ambiguous, NotSent, Reason, RetryClass
@@ -53,17 +56,6 @@ class _Attempt:
     """The connection had served before, so the server may have been closing it."""
     answered: bool = False
     """The head of an answer came."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Outgoing:
-    """A request as it is handed to aiohttp. Secret as a whole."""
-
-    method: str
-    url: URL
-    headers: dict[str, str]
-    body: bytes
-    host: str
 
 
 _attempt: ContextVar[_Attempt] = ContextVar("_attempt")
@@ -106,13 +98,13 @@ class HttpDriver:
         self._proxy = None if proxy is None else _Proxy.parse(proxy)
         connect = timeout / 2 if connect_timeout is None else connect_timeout
         # Nothing for a single read: the whole is bounded by ``timeout``, and each timer costs.
-        self._limits = aiohttp.ClientTimeout(connect=connect, sock_connect=connect)
+        self._extensions = {"timeout": {"pool": connect, "connect": connect}}
         self._resolver = GuardedResolver(
             policy, resolver or aiohttp.ThreadedResolver(), proxy=self._proxy.rule if self._proxy else None
         )
-        self._routes: dict[str, tuple[Target, URL]] = {}
-        self._kept = self._session(ssl_context, max_connections, reuse=True)
-        self._fresh = self._session(ssl_context, max_connections, reuse=False)
+        self._routes: dict[str, tuple[Target, httpx.URL]] = {}
+        self._kept = self._transport(ssl_context, max_connections, reuse=True)
+        self._fresh = self._transport(ssl_context, max_connections, reuse=False)
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """Send a request and return the whole answer, of whatever status.
@@ -122,19 +114,17 @@ class HttpDriver:
         `Ambiguous`, whose messages hold the host and the cause and nothing of the request.
         """
         target, url = self._route(request.url)
-        outgoing = _Outgoing(request.method, url, self._headers(request, target, url), request.body, target.host)
+        outgoing = self._outgoing(request, target, url)
         attempt = _Attempt()
         before = _attempt.set(attempt)
         try:
             async with asyncio.timeout(self._timeout):
-                answer = None if request.one_time else await self._send_kept(outgoing, attempt)
-                return answer or await self._exchange(self._fresh, outgoing, attempt)
-        except aiohttp.ClientError as exc:  # before TimeoutError, which some of them are as well
-            error = explain(_cause(exc), target.host, sent=attempt.connected)
+                answer = None if request.one_time else await self._send_kept(outgoing, attempt, target.host)
+                return answer or await self._exchange(self._fresh, outgoing, attempt, target.host)
         except TimeoutError:
             error = overdue(target.host, self._timeout, sent=attempt.connected)
-        except OSError as exc:
-            error = explain(exc, target.host, sent=attempt.connected)
+        except (aiohttp.ClientError, httpx.HTTPError, OSError) as exc:
+            error = explain(_cause(exc), target.host, sent=attempt.connected)
         finally:
             _attempt.reset(before)
         # Outside of the handlers, so that no library exception, which may hold the URL, comes along as its context.
@@ -160,63 +150,53 @@ class HttpDriver:
 
     async def close(self) -> None:
         """Close all connections. Call it when nothing is under way."""
-        await self._kept.close()
-        await self._fresh.close()
+        await self._kept.aclose()
+        await self._fresh.aclose()
         await self._resolver.close()
 
-    async def _send_kept(self, outgoing: _Outgoing, attempt: _Attempt) -> HttpResponse | None:
+    async def _send_kept(self, outgoing: httpx.Request, attempt: _Attempt, host: str) -> HttpResponse | None:
         """Return the answer, or None where a kept connection was found closed (RFC 9112 9.3.1)."""
         try:
-            return await self._exchange(self._kept, outgoing, attempt)
-        except (aiohttp.ClientError, OSError) as exc:
+            return await self._exchange(self._kept, outgoing, attempt, host)
+        except (aiohttp.ClientError, httpx.HTTPError, OSError) as exc:
             cause = _cause(exc)
             lost = isinstance(cause, aiohttp.ClientConnectionError | OSError) and not isinstance(cause, TimeoutError)
             if lost and attempt.reused and not attempt.answered:
                 return None
             raise
 
-    async def _exchange(self, session: aiohttp.ClientSession, outgoing: _Outgoing, attempt: _Attempt) -> HttpResponse:
-        answer = await session.request(
-            outgoing.method,
-            outgoing.url,
-            headers=outgoing.headers,
-            data=outgoing.body or None,
-            allow_redirects=False,
-            proxy=None if self._proxy is None else self._proxy.url,
-            proxy_headers=None if self._proxy is None else self._proxy.headers,
-        )
+    async def _exchange(
+        self, transport: AiohttpTransport, outgoing: httpx.Request, attempt: _Attempt, host: str
+    ) -> HttpResponse:
+        response = await transport.handle_async_request(outgoing)
         attempt.answered = True
         try:
-            headers = _headers_of(answer)
+            # In one go: each look at httpx's own headers walks over all of them.
+            headers = dict(response.headers.items())
             if headers.get("content-encoding", "identity") != "identity":
-                raise Ambiguous(
-                    f"{outgoing.host}: the answer is compressed, which was not asked for", code="compressed"
-                )
+                raise Ambiguous(f"{host}: the answer is compressed, which was not asked for", code="compressed")
             body = bytearray()
-            while chunk := await answer.content.readany():
+            async for chunk in cast("httpx.AsyncByteStream", response.stream):
                 body += chunk
                 if len(body) > self._max_body:
-                    raise Ambiguous(
-                        f"{outgoing.host}: the answer is larger than {self._max_body} bytes", code="too_large"
-                    )
+                    raise Ambiguous(f"{host}: the answer is larger than {self._max_body} bytes", code="too_large")
         finally:
             # The answer is whole, or an error is on its way that must not be replaced by a lesser one.
-            with contextlib.suppress(aiohttp.ClientError):
-                answer.release()
-                await answer.wait_for_close()
-        return HttpResponse(answer.status, headers, bytes(body))
+            with contextlib.suppress(aiohttp.ClientError, httpx.HTTPError):
+                await response.aclose()
+        return HttpResponse(response.status_code, headers, bytes(body))
 
-    def _route(self, url: str) -> tuple[Target, URL]:
+    def _route(self, url: str) -> tuple[Target, httpx.URL]:
         """Check a URL; remember the outcome for those few that are requested all the time and hold no secret."""
         known = self._routes.get(url)
         if known is None:
             target = self._policy.check_url(url)
-            known = target, URL(target.url)
+            known = target, httpx.URL(target.url)
             if "?" not in url and len(self._routes) < _ROUTES:
                 self._routes[url] = known
         return known
 
-    def _headers(self, request: HttpRequest, target: Target, url: URL) -> dict[str, str]:
+    def _outgoing(self, request: HttpRequest, target: Target, url: httpx.URL) -> httpx.Request:
         headers = {"user-agent": self._user_agent, "accept-encoding": "identity"}
         for name, value in request.headers.items():
             if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
@@ -231,9 +211,13 @@ class HttpDriver:
         if self._proxy is not None and self._proxy.authorization is not None and url.scheme == "http":
             # Without a tunnel the proxy reads the request itself.
             headers["proxy-authorization"] = self._proxy.authorization.reveal()
-        return headers
+        outgoing = httpx.Request(
+            request.method, url, headers=headers, stream=httpx.ByteStream(request.body), extensions=self._extensions
+        )
+        outgoing.read()  # with the body known, the connection sets Host and Content-Length
+        return outgoing
 
-    def _session(self, ssl_context: ssl.SSLContext, max_connections: int, *, reuse: bool) -> aiohttp.ClientSession:
+    def _transport(self, ssl_context: ssl.SSLContext, max_connections: int, *, reuse: bool) -> AiohttpTransport:
         connector = aiohttp.TCPConnector(
             ssl=ssl_context,
             resolver=self._resolver,
@@ -242,15 +226,15 @@ class HttpDriver:
             force_close=not reuse,
             keepalive_timeout=_IDLE if reuse else None,
         )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
-            timeout=self._limits,
-            auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             trace_configs=[_tracing()],
             middlewares=[_without_second_try],
         )
+        proxy = None if self._proxy is None else self._proxy.for_httpx()
+        return AiohttpTransport(verify=ssl_context, trust_env=False, proxy=proxy, client=session)
 
 
 async def drive(
@@ -297,28 +281,17 @@ class _Proxy:
             authorization = SecretValue(f"Basic {base64.b64encode(pair).decode()}")
         return cls(str(url.with_user(None)), rule, authorization)
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """What the proxy is shown."""
-        return {} if self.authorization is None else {"Proxy-Authorization": self.authorization.reveal()}
+    def for_httpx(self) -> httpx.Proxy:
+        # As a header: handing over user and password is deprecated in aiohttp.
+        headers = {} if self.authorization is None else {"Proxy-Authorization": self.authorization.reveal()}
+        return httpx.Proxy(self.url, headers=headers)
 
 
 def _cause(exc: Exception) -> BaseException:
     """Return what aiohttp raised."""
-    return exc.__cause__ if isinstance(exc, _Broken) and exc.__cause__ is not None else exc
-
-
-def _headers_of(answer: aiohttp.ClientResponse) -> dict[str, str]:
-    """Return the headers of an answer, names in lower case; those of one name are one (RFC 9110 5.2)."""
-    headers: dict[str, str] = {}
-    for name_bytes, value_bytes in answer.raw_headers:
-        name = name_bytes.decode("latin-1").lower()
-        try:
-            value = value_bytes.decode()
-        except UnicodeDecodeError:
-            value = value_bytes.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+    while isinstance(exc, httpx.HTTPError | _Broken) and isinstance(exc.__cause__, Exception):
+        exc = exc.__cause__
+    return exc
 
 
 async def _without_second_try(
