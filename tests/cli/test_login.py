@@ -57,8 +57,9 @@ def test_who_says_no_is_told_how_to_be_asked_again(workshop: Workshop) -> None:
         workshop.start("login", "one") as login,
     ):
         workshop.issuer.decide(asked(login), Decision.DENIED)
-        _, err = login.communicate(timeout=120)
-        assert login.returncode == 3
+        assert login.stderr is not None
+        err = login.stderr.read()  # communicate() would miss what came together with the line of the code
+        assert login.wait(120) == 3
         assert re.search(r"It lapses at .*\d\d:\d\d\.", err)
         assert "said no" in err
         assert "keyferry login" in err

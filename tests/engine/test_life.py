@@ -252,7 +252,7 @@ async def test_an_identity_waits_for_its_provider(world: World) -> None:
 
 
 async def test_a_provider_may_go_while_identities_queue_for_it(world: World) -> None:
-    world.basics(limits={"requestsPerSecond": 0.01, "burst": 1, "concurrency": 1})
+    world.basics(limits={"requestsPerSecond": 0.03, "burst": 1, "concurrency": 1})
     world.write("bots.yaml", *(identity(f"bot-{number}", scopes=["read"]) for number in range(4)))
     async with world.broker() as broker:
         await until(lambda: broker.engine.queue_depth() > 0)
