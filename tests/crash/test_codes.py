@@ -15,6 +15,7 @@ from tests.crash.cases import LOST, ON_THE_WIRE, Case, Terms, play, play_kills
 from tests.crash.files import stage
 from tests.crash.notebooks import EMAIL, STEPS, NotebookPart, one_for_each_step
 from tests.crash.scene import Identity, Kind, unique
+from tests.support.asking import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,11 +45,17 @@ class DeviceCase(Case):
         codes = self.identity.issuer.service.device_codes.all
         return [code for code in codes if code.client_id == self.identity.name]
 
+    async def redeemed(self) -> None:
+        """Wait until the request of the dead broker has been worked on: the next one could ask before it."""
+        await eventually(lambda: all(code.redeemed for code in self.codes))
+
 
 async def test_what_a_person_approved_is_redeemed_once_and_not_lost_after_it_arrived(
     tmp_path: Path, zygote: Zygote
 ) -> None:
     async def go_on(case: DeviceCase) -> None:
+        if case.step in LOST:
+            await case.redeemed()
         case.scene.start()
         if case.step in LOST:
             await case.scene.stalled(case.identity)
