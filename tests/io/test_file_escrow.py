@@ -32,6 +32,13 @@ def kept(escrow: FileEscrow, answer: HttpResponse) -> None:
     asyncio.run(keep())
 
 
+def kept_file(escrow: FileEscrow, root: Path) -> tuple[Path, bytes]:
+    """Keep an answer; return its file, and what of it is the answer and not the space that was set aside."""
+    kept(escrow, ANSWER)
+    path = root / DIRECTORY / "attempt"
+    return path, path.read_bytes().rstrip(b"\0")
+
+
 def recalled(escrow: FileEscrow) -> HttpResponse | None:
     return asyncio.run(escrow.recall("attempt"))
 
@@ -47,21 +54,15 @@ def test_space_that_was_set_aside_is_no_answer(escrow: FileEscrow) -> None:
 
 
 def test_an_answer_with_any_byte_changed_is_no_answer(escrow: FileEscrow, tmp_path: Path) -> None:
-    kept(escrow, ANSWER)
-    path = tmp_path / DIRECTORY / "attempt"
-    whole = path.read_bytes()
-    end = whole.index(b"}", whole.index(b'"body"')) + 1
-    for place in range(end):
+    path, whole = kept_file(escrow, tmp_path)
+    for place in range(len(whole)):
         # The lowest bit alone: most of these are as good JSON, and as good base64, as what was kept.
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert recalled(escrow) is None, f"byte {place}"
 
 
 def test_an_answer_that_was_cut_off_is_no_answer(escrow: FileEscrow, tmp_path: Path) -> None:
-    kept(escrow, ANSWER)
-    path = tmp_path / DIRECTORY / "attempt"
-    whole = path.read_bytes()
-    end = whole.index(b"}", whole.index(b'"body"')) + 1
-    for length in range(end):
+    path, whole = kept_file(escrow, tmp_path)
+    for length in range(len(whole)):
         path.write_bytes(whole[:length])
         assert recalled(escrow) is None, f"{length} bytes"
