@@ -15,6 +15,7 @@ import aiohttp
 
 from keyferry_operator.access_tls import tls_context
 from keyferry_operator.errors import ApiError
+from keyferry_operator.refusals import missing_right, refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -40,13 +41,9 @@ DOCUMENTS: Final = "application/json, application/jwk-set+json"
 METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 """Asks for an object's metadata alone, where its content is known."""
 METADATA_LIST: Final = METADATA.replace("PartialObjectMetadata", "PartialObjectMetadataList")
-ADVICE: Final = "The chart's roles allow it; where you wrote your own, see docs/install.md"
-"""What helps where a right is missing."""
 VERSION: Final = "/version"
 SELF_REVIEW: Final = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
-_LACKS: Final = re.compile(r" cannot (get|list|watch|create|update|patch|delete) resource ")
-"""How the API server names the verb that somebody may not use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +164,11 @@ class KubeClient:
             for item in items:
                 yield item
 
+    async def find(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
+        """Return an object by its name, or None, where there is a right to list and need be none to get one."""
+        found = [body async for body in self.pages(kind, namespace, fields=f"metadata.name={name}")]
+        return found[0] if found else None
+
     async def listing(
         self, kind: Kind, namespace: str | None, *, labels: str = "", fields: str = "", accept: str = JSON
     ) -> AsyncIterator[tuple[str, list[Object]]]:
@@ -270,7 +272,7 @@ class KubeClient:
                 self._server + kind.path(namespace), params=query, headers=self._headers(), timeout=timeout
             ) as answer:
                 if answer.status >= 400:  # noqa: PLR2004 - RFC 9110
-                    raise _refusal("watch", kind.plural, answer.status, await answer.read(), answer.headers)
+                    raise refusal(answer.status, await answer.read(), answer.headers)
                 buffer = b""
                 async for chunk in answer.content.iter_any():
                     *lines, buffer = (buffer + chunk).split(b"\n")
@@ -335,7 +337,7 @@ class KubeClient:
             ) as answer:
                 raw = await answer.read()
                 if answer.status >= 400:  # noqa: PLR2004 - RFC 9110
-                    raise _refusal(verb, path, answer.status, raw, answer.headers)
+                    raise refusal(answer.status, raw, answer.headers)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ApiError(f"the API server cannot be reached ({type(error).__name__})") from None
         try:
@@ -364,42 +366,3 @@ class KubeClient:
             self._token = self._token_file.read_text().strip()
             self._token_read = now
         return self._token
-
-
-def missing_right(method: str, path: str, *, watch: bool = False, lacks: str = "") -> str:
-    """Say which right a request would have needed, in the words of RBAC (status 403).
-
-    ``lacks`` is the verb that the API server names: an apply needs another one where there is nothing yet.
-    """
-    parts = path.strip("/").split("/")
-    rest = parts[2:] if parts[0] == "api" else parts[3:]
-    place = "the cluster"
-    if rest[0] == "namespaces" and len(rest) > 2:  # noqa: PLR2004 - a namespace's name and what is in it
-        place, rest = f"namespace {rest[1]}", rest[2:]
-    plural, name, below = (*rest, "", "")[:3]
-    reading = "get" if name else ("watch" if watch else "list")
-    verbs = {"GET": reading, "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-    what = f"{plural}/{below}" if below else plural
-    verb = lacks or verbs[method]
-    return f"the operator's service account may not {verb} {what}{f' ({name})' if name else ''} in {place}. {ADVICE}"
-
-
-def _refusal(verb: str, path: str, status: int, raw: bytes, headers: Mapping[str, str]) -> ApiError:
-    """Turn a Status object into an error. Of its message only a verb is kept: it may quote what was sent."""
-    del verb, path
-    cause, lacks = "", None
-    try:
-        parsed = json.loads(raw)
-        if isinstance(parsed, dict):
-            cause = str(parsed.get("reason", ""))[:64]
-            lacks = _LACKS.search(str(parsed.get("message", "")))
-    except ValueError:
-        pass
-    retry_after = headers.get("Retry-After", "")
-    return ApiError(
-        f"the API server answers {status} {cause}".rstrip(),
-        status=status,
-        cause=cause,
-        retry_after=float(retry_after) if retry_after.isdigit() else None,
-        lacks=lacks[1] if lacks is not None else "",
-    )

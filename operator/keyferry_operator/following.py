@@ -209,10 +209,9 @@ class Follower:
         """
         if kind is not IDENTITIES or not self._requests.are_open(body):
             return body
-        # There need not be a right to get one by its name.
-        namespace, fields = body["metadata"]["namespace"], f"metadata.name={body['metadata']['name']}"
-        named = [found async for found in self._client.pages(kind, namespace, fields=fields)]
-        return next((found for found in named if found["metadata"]["uid"] == body["metadata"]["uid"]), body)
+        key = _key(body)
+        found = await self._client.find(kind, key.namespace, key.name)
+        return found if found is not None and found["metadata"]["uid"] == body["metadata"]["uid"] else body
 
     def _read_namespace(self, change: Change) -> None:
         self._admission.see(change.body, deleted=change.deleted)

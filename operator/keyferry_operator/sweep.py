@@ -101,10 +101,8 @@ class Sweep:
 
     async def _is_gone(self, kind: Kind, key: ObjectKey, uid: str) -> bool:
         """Ask the API server whether an object is gone, or has another one of its name in its place."""
-        # There is no right to get one by one, and none is needed.
-        namespace = key.namespace if kind.namespaced else None
-        named = self._client.pages(kind, namespace, fields=f"metadata.name={key.name}")
-        return uid not in [body["metadata"]["uid"] async for body in named]
+        found = await self._client.find(kind, key.namespace if kind.namespaced else None, key.name)
+        return found is None or found["metadata"]["uid"] != uid
 
     async def _until_quiet(self) -> None:
         while True:

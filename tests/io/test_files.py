@@ -19,9 +19,9 @@ from keyferry.io.files import (
     read_file,
     split_relative,
     subfolders,
-    sweep_temporaries,
     write_file,
 )
+from keyferry.io.leftovers import sweep_temporaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keyferry.errors import PublishError
-from keyferry.io.files import TEMPORARY_PREFIX, Folder, sweep_temporaries
+from keyferry.io.files import TEMPORARY_PREFIX, Folder
+from keyferry.io.leftovers import sweep_temporaries
 from keyferry.io.new_folder import new_folder
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from keyferry_operator.client import (
     NAMESPACES,
     SECRETS,
     SERVICE_ACCOUNTS,
-    missing_right,
 )
+from keyferry_operator.refusals import missing_right
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keyferry.errors import PublishError, Reason, RetryClass
-from keyferry.io.files import TEMPORARY_PREFIX, sweep_temporaries
+from keyferry.io.files import TEMPORARY_PREFIX
+from keyferry.io.leftovers import sweep_temporaries
 from keyferry.model import ObjectKey
 from keyferry.publication import Publication, Published
 from keyferry.run.publication_record import RECORD_NAME

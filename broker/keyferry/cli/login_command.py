@@ -36,7 +36,7 @@ def login(
 
 def _login(given: opt.Options, name: str, patience: float, *, wait: bool) -> int:
     from keyferry.cli.sessions import OwnBroker, RunningBroker, ask, run_to_end  # noqa: PLC0415 - slow to import
-    from keyferry.cli.showing import show  # noqa: PLC0415
+    from keyferry.cli.showing import LAPSED, show  # noqa: PLC0415
     from keyferry.run.requests import Answer, Outcome  # noqa: PLC0415
     from keyferry.run.status_json import timestamp  # noqa: PLC0415
 
@@ -65,8 +65,7 @@ def _login(given: opt.Options, name: str, patience: float, *, wait: bool) -> int
         elif not wait and status is not None and status.prompt is not None:
             return ExitCode.DONE  # it was shown, and a running broker goes on
         else:
-            lapsed = f"{key}: nobody answered before the question lapsed; the same command asks again"
-            opt.complain(answer.message or lapsed)
+            opt.complain(answer.message or f"{key}: {LAPSED}")
         return OF_OUTCOME[answer.outcome]
 
     return run_to_end(work())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 AROUND: Final = 8
 """Lines of a terminal that the words around a QR code take."""
+LAPSED: Final = "nobody answered before the question lapsed; the same command asks again"
 
 
 def _clock_time(at: float) -> str:

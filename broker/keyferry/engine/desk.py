@@ -116,6 +116,10 @@ class Desk:
             facts = replace(facts, new_code=new_code, publish_failed=facts.publish_failed or unseen is not None)
         return facts, held, unseen
 
+    def _is_answering(self, entry: Entry, record: Record | None) -> bool:
+        """Tell whether somebody is answering a question, which takes a page."""
+        return self._has_page and is_answering(entry, record)
+
     def facts(
         self,
         entry: Entry,
@@ -146,7 +150,7 @@ class Desk:
             renew_requested=entry.renew,
             login_requested=entry.login,
             asked_through_page=entry.login_by_page,
-            answering=self._has_page and is_answering(entry, record),
+            answering=self._is_answering(entry, record),
             poll_at=entry.poll_at,
             wanted_remaining=entry.wanted_remaining,
             doubt=_doubt_policy(entry, provider, record),
@@ -227,7 +231,7 @@ class Desk:
             record=job.held.record if job.held is not None else None,
             failure=entry.failure,
             poll_at=entry.poll_at,
-            answering=self._has_page and is_answering(entry, job.held.record if job.held is not None else None),
+            answering=self._is_answering(entry, job.held.record if job.held is not None else None),
         )
         return following, job.held, confirmed
 

@@ -92,6 +92,11 @@ class IdentityStatus:
     authorized_as: Account | None = None
     """Whose login the token is from, where a person began the session and the provider says."""
 
+    @property
+    def login_failure(self) -> str:
+        """Say why a login came to nothing beside a session that is still good."""
+        return f"the new login came to nothing, and the session before it goes on: {self.unapproved}"
+
     def ready(self, now: float) -> bool:
         """Tell whether what is published can be used now: the condition Ready."""
         good = self.expiration_time is not None and now < self.expiration_time

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from keyferry.errors import Conflict, PublishError, StoreError, StoreUnavailable
 from keyferry.io.disk_errors import Translated
-from keyferry.io.files import Folder, read_at_most, temporary_name, write_all
+from keyferry.io.files import OPEN_NEW, Folder, read_at_most, temporary_name, write_all
 from keyferry.io.state_dir import unavailable
 from keyferry.io.threads import in_thread
 from keyferry.record import Record, Versioned
@@ -43,7 +43,6 @@ BATCH: Final = 200
 """Records read in one visit of a thread."""
 
 LOCKS: Final = "locks"
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 SLOTS: Final = 32
 """Locks that the records share by their names."""
 
@@ -219,10 +218,10 @@ class FileStore:
         temporary = f"{place.rpartition('/')[0]}/{temporary_name()}"
         with Translated("write", self._root, name, kept="What was there before stays as it was."):
             try:
-                descriptor = os.open(temporary, _NEW, 0o600)
+                descriptor = os.open(temporary, OPEN_NEW, 0o600)
             except FileNotFoundError:  # the first of its namespace
                 Folder.open(self._root, name.rpartition("/")[0]).close()
-                descriptor = os.open(temporary, _NEW, 0o600)
+                descriptor = os.open(temporary, OPEN_NEW, 0o600)
             try:
                 try:
                     write_all(descriptor, data)

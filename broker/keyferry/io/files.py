@@ -11,7 +11,6 @@ import errno
 import itertools
 import os
 import stat
-import time
 from typing import TYPE_CHECKING, Final, Self, final
 
 from keyferry.errors import PublishError, RetryClass
@@ -24,15 +23,12 @@ if TYPE_CHECKING:
 TEMPORARY_PREFIX: Final = ".keyferry-tmp-"
 """How the name of every file begins that is not yet in its place."""
 
-STALE_AFTER: Final = 60.0
-"""Seconds after which a temporary file has no writer any more: writing one takes milliseconds."""
-
 READ_LIMIT: Final = 1 << 20
 """Bytes that are read of a file unless the caller says otherwise."""
 
 _KEPT: Final = "What was there before stays as it was, and Keyferry tries again."
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_OPEN_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO that somebody put there would wait for its writer.
 _OPEN_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -231,7 +227,7 @@ class Folder:
 
     def remove_tree(self, name: str) -> None:
         """Remove the directory ``name`` in this one with all that is in it; no link is followed. Raises OSError."""
-        _remove_tree(name, self._descriptor)
+        remove_tree(name, self._descriptor)
 
     def sync(self) -> None:
         """Make the names in this directory durable."""
@@ -307,22 +303,6 @@ def subfolders(path: Path) -> list[str]:
         raise explain(error, "list the directory", path, "") from error
 
 
-def sweep_temporaries(root: Path, *, now: float | None = None, older_than: float = STALE_AFTER) -> int:
-    """Remove temporary files and directories below ``root`` that a killed process left; return how many.
-
-    ``now`` is Unix time (default: the clock's), ``older_than`` seconds. What cannot be removed is left for next time.
-    Links are not followed.
-    """
-    limit = (time.time() if now is None else now) - older_than
-    swept = 0
-    with Translated("search", root), contextlib.suppress(FileNotFoundError):
-        for _, folders, names, descriptor in os.fwalk(root, follow_symlinks=False):
-            for name in (name for name in (*folders, *names) if name.startswith(TEMPORARY_PREFIX)):
-                swept += _sweep(descriptor, name, limit)
-            folders[:] = [name for name in folders if not name.startswith(TEMPORARY_PREFIX)]
-    return swept
-
-
 _PROCESS: Final = os.urandom(8).hex()
 _serial: Final = itertools.count()
 
@@ -332,22 +312,11 @@ def temporary_name() -> str:
     return f"{TEMPORARY_PREFIX}{_PROCESS}-{os.getpid()}-{next(_serial)}"
 
 
-def _remove_tree(name: str, descriptor: int) -> None:
+def remove_tree(name: str, descriptor: int) -> None:
+    """Remove the directory ``name`` of an open one, with all that is in it; no link is followed. Raises OSError."""
     import shutil  # noqa: PLC0415 - it brings every compression along, and a sidecar that starts removes no trees
 
     shutil.rmtree(name, dir_fd=descriptor)
-
-
-def _sweep(descriptor: int, name: str, limit: float) -> bool:
-    with contextlib.suppress(OSError):
-        status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-        if status.st_mtime < limit:
-            if stat.S_ISDIR(status.st_mode):
-                _remove_tree(name, descriptor)
-            else:
-                os.unlink(name, dir_fd=descriptor)
-            return True
-    return False
 
 
 def _opening(root: Path, below: str = "", *, create: bool) -> Translated:
@@ -389,7 +358,7 @@ def _set_mode(descriptor: int, mode: int) -> None:
 
 def _write_new(folder: int, name: str, data: bytes, *, mode: int, fsync: bool) -> os.stat_result:
     # Each write is synced by itself (O_SYNC): a call less than fsync, and every call costs a thread the interpreter.
-    descriptor = os.open(name, _OPEN_NEW | (os.O_SYNC if fsync else 0), 0o600, dir_fd=folder)
+    descriptor = os.open(name, OPEN_NEW | (os.O_SYNC if fsync else 0), 0o600, dir_fd=folder)
     try:
         write_all(descriptor, data)
         status = os.fstat(descriptor)

@@ -25,7 +25,8 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from keyferry.errors import PublishError, StoreError, StoreUnavailable
-from keyferry.io.files import Folder, sweep_temporaries
+from keyferry.io.files import Folder
+from keyferry.io.leftovers import sweep_temporaries
 
 if TYPE_CHECKING:
     from pathlib import Path

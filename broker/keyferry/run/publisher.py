@@ -18,7 +18,8 @@ import threading
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from keyferry.errors import PublishError, Reason, RetryClass
-from keyferry.io.files import TEMPORARY_PREFIX, Folder, split_relative, subfolders, sweep_temporaries
+from keyferry.io.files import TEMPORARY_PREFIX, Folder, split_relative, subfolders
+from keyferry.io.leftovers import sweep_temporaries
 from keyferry.io.new_folder import new_folder
 from keyferry.io.threads import in_thread
 from keyferry.model import ObjectKey

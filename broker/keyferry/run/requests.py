@@ -106,7 +106,7 @@ async def login(broker: LocalBroker, key: ObjectKey, patience: float, *, begin: 
     if unheard or not status.ready(broker.clock.now()) or status.stalled():
         return _failed(status, patience)
     if status.unapproved:
-        message = f"{key}: the new login came to nothing, and the session before it goes on: {status.unapproved}"
+        message = f"{key}: {status.login_failure}"
         return Answer(Outcome.PERSON, message, status=status)
     return Answer(Outcome.DONE, status=status)
 

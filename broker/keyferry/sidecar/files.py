@@ -12,7 +12,8 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from keyferry.io.disk_errors import Translated
-from keyferry.io.files import Folder, split_relative, sweep_temporaries
+from keyferry.io.files import Folder, split_relative
+from keyferry.io.leftovers import sweep_temporaries
 from keyferry.secret import SecretValue
 from keyferry.web.presented import new_placeholder
 

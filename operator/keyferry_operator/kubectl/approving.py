@@ -26,11 +26,6 @@ LONG_TOLD: Final = 10.0
 """Seconds after which what the status says is believed to be of this request, though it said so before."""
 
 
-def goes_on(status: IdentityStatus) -> str:
-    """Say why a login came to nothing beside a session that is still good."""
-    return f"the new login came to nothing, and the session before it goes on: {status.unapproved}"
-
-
 class Approving:
     """One identity that waits for a person, or is to be approved anew."""
 
@@ -60,7 +55,7 @@ class Approving:
                 # What an earlier question came to stands in the status until this one is asked.
                 told = status.unapproved != before.unapproved or time.monotonic() - began > LONG_TOLD
                 if told and status.unapproved and status.ready(self._api.now()):
-                    raise CommandError(f"{self.key}: {goes_on(status)}", ExitCode.PERSON)
+                    raise CommandError(f"{self.key}: {status.login_failure}", ExitCode.PERSON)
                 if status.grant == GrantType.LABARCHIVES_CODE and status.revision > before.revision:
                     return None
             if time.monotonic() >= deadline:

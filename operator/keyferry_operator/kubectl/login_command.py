@@ -30,9 +30,9 @@ def login(
     given: opt.Place,
 ) -> None:
     """Show the question that the status holds, asking for one where there is none."""
-    from keyferry.cli.showing import show  # noqa: PLC0415 - slow to import
+    from keyferry.cli.showing import LAPSED, show  # noqa: PLC0415 - slow to import
     from keyferry.run.status_json import timestamp  # noqa: PLC0415
-    from keyferry_operator.kubectl.approving import Approving, goes_on  # noqa: PLC0415
+    from keyferry_operator.kubectl.approving import Approving  # noqa: PLC0415
 
     patience = shared.duration(timeout, "--timeout")
     with given.connect() as api:
@@ -47,12 +47,9 @@ def login(
                 break
             time.sleep(POLL)
         if status.unapproved and status.ready(api.now()):
-            raise CommandError(f"{approving.key}: {goes_on(status)}", ExitCode.PERSON)
+            raise CommandError(f"{approving.key}: {status.login_failure}", ExitCode.PERSON)
         if status.prompt is not None and status.prompt == prompt:
-            raise CommandError(
-                f"{approving.key}: nobody answered before the question lapsed; the same command asks again",
-                ExitCode.PERSON,
-            )
+            raise CommandError(f"{approving.key}: {LAPSED}", ExitCode.PERSON)
         if status.prompt is not None or status.stalled() or not status.ready(api.now()):
             raise CommandError(f"{approving.key}: {status.message}", ExitCode.PERSON)
         until = timestamp(status.expiration_time) if status.expiration_time is not None else "?"
